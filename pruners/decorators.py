@@ -1,0 +1,100 @@
+"""Decorators that say what a block is made of.
+
+A decorator attaches a frozen description to the class and does nothing else: the class stays
+importable, picklable and scriptable. It also works on a class that somebody else wrote:
+
+    from torchvision.models.resnet import Bottleneck
+    bottleneck(lType="tv_bottleneck", convs=["conv1", "conv2", "conv3"],
+               downsampling=["downsample"])(Bottleneck)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import nn
+
+from pruners.errors import PrunerError
+
+Block = TypeVar("Block", bound=type[nn.Module])
+
+_ATTRIBUTE = "__pruner_block__"
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSpec:
+    """What a decorator says of a block; layer names are paths relative to the block."""
+
+    decorator: str
+    lType: str
+    convs: tuple[str, ...]
+    downsampling: tuple[str, ...] = ()
+
+
+def basic_block(
+    lType: str, convs: Sequence[str], downsampling: Sequence[str] = ()
+) -> Callable[[Block], Block]:
+    """Two convolutions (or more) in a row, added to the block's input or to its downsampling.
+
+    Args:
+        lType: name of the block type. Classes may share it where they work alike.
+        convs: the names of all convolutions of the main branch, in the order in which they run.
+        downsampling: the names of the layers of the shortcut. A layer that is None or an empty
+            Sequential means that the block adds its input as it is.
+    """
+    return _describe("basic_block", lType, convs, downsampling)
+
+
+def bottleneck(
+    lType: str, convs: Sequence[str], downsampling: Sequence[str] = ()
+) -> Callable[[Block], Block]:
+    """Convolutions 1x1, 3x3, 1x1 in a row, added to the block's input or to its downsampling.
+
+    The arguments are those of `basic_block`.
+    """
+    return _describe("bottleneck", lType, convs, downsampling)
+
+
+def block_spec(module: nn.Module) -> BlockSpec | None:
+    """The description that a decorator attached to the module's class, if any."""
+    spec = getattr(type(module), _ATTRIBUTE, None)
+    return spec if isinstance(spec, BlockSpec) else None
+
+
+def _describe(
+    decorator: str, lType: str, convs: Sequence[str], downsampling: Sequence[str] = ()
+) -> Callable[[Block], Block]:
+    from pruners.blocks import block_type
+
+    spec = BlockSpec(
+        decorator,
+        lType,
+        _names(decorator, "convs", convs),
+        _names(decorator, "downsampling", downsampling),
+    )
+    if not spec.convs:
+        raise PrunerError(f"@{decorator}(convs=[]): name at least one convolution of the block")
+    block_type(lType, decorator)
+
+    def attach(cls: Block) -> Block:
+        if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+            raise PrunerError(f"@{decorator} on {cls!r}: expected a subclass of torch.nn.Module")
+        setattr(cls, _ATTRIBUTE, spec)
+        return cls
+
+    return attach
+
+
+def _names(decorator: str, argument: str, names: Sequence[str]) -> tuple[str, ...]:
+    listed = (names,) if isinstance(names, str) else tuple(names)
+    for name in listed:
+        if not isinstance(name, str) or not all(part for part in name.split(".")):
+            raise PrunerError(
+                f"@{decorator}({argument}=...): {name!r} is not the name of a layer; "
+                f"expected names such as 'conv1' or 'body.0'"
+            )
+    if len(set(listed)) < len(listed):
+        raise PrunerError(f"@{decorator}({argument}={list(listed)}): a name appears twice")
+    return listed

@@ -1,0 +1,31 @@
+"""What can go wrong, in one family.
+
+A message is one line: the thing, its value, what was expected, the nearest way out.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PrunerError(Exception):
+    """Something the user can mend; the command line exits with 2."""
+
+
+class UnsupportedNetworkError(PrunerError):
+    """The network does something that the analysis cannot follow."""
+
+
+class WriterError(PrunerError):
+    """A part of the network cannot be written as source."""
+
+
+class VerificationError(Exception):
+    """The slim network is not what it must be; nothing was written. The command line exits with 1."""
+
+
+def did_you_mean(value: str, known: Iterable[str]) -> str:
+    """`"; did you mean resnet?"` where a known name is near, else an empty string."""
+    near = difflib.get_close_matches(value, list(known), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
