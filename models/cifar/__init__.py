@@ -1,0 +1,22 @@
+"""Networks for 32x32 images; importing the package registers them."""
+
+from functools import partial
+from pathlib import Path
+
+from models.cifar.resnet import DEPTHS, ResNet
+from pruners.registry import ModelEntry, register_model
+
+RESNET20_CHECKPOINT = Path(__file__).parent.parent / "checkpoints" / "resnet20_digits.safetensors"
+
+for _depth in DEPTHS:
+    register_model(
+        f"ResNet{_depth}",
+        ModelEntry(
+            wrapper=partial(ResNet, _depth),
+            path=RESNET20_CHECKPOINT if _depth == 20 else None,
+            family="resnet",
+            depth=_depth,
+            input_shape=(3, 32, 32),
+            num_classes=10,
+        ),
+    )
