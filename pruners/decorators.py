@@ -11,27 +11,15 @@ importable, picklable and scriptable. It also works on a class that somebody els
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 from torch import nn
 
+from pruners.blocks import ATTRIBUTE, BlockSpec, register_calculator
+from pruners.dependencies import DependencyCalculator, ResidualCalculator
 from pruners.errors import PrunerError
 
 Block = TypeVar("Block", bound=type[nn.Module])
-
-_ATTRIBUTE = "__pruner_block__"
-
-
-@dataclass(frozen=True, slots=True)
-class BlockSpec:
-    """What a decorator says of a block; layer names are paths relative to the block."""
-
-    decorator: str
-    lType: str
-    convs: tuple[str, ...]
-    downsampling: tuple[str, ...] = ()
-
 
 def basic_block(
     lType: str, convs: Sequence[str], downsampling: Sequence[str] = ()
@@ -44,7 +32,7 @@ def basic_block(
         downsampling: the names of the layers of the shortcut. A layer that is None or an empty
             Sequential means that the block adds its input as it is.
     """
-    return _describe("basic_block", lType, convs, downsampling)
+    return _describe("basic_block", ResidualCalculator(), lType, convs, downsampling)
 
 
 def bottleneck(
@@ -54,20 +42,16 @@ def bottleneck(
 
     The arguments are those of `basic_block`.
     """
-    return _describe("bottleneck", lType, convs, downsampling)
-
-
-def block_spec(module: nn.Module) -> BlockSpec | None:
-    """The description that a decorator attached to the module's class, if any."""
-    spec = getattr(type(module), _ATTRIBUTE, None)
-    return spec if isinstance(spec, BlockSpec) else None
+    return _describe("bottleneck", ResidualCalculator(), lType, convs, downsampling)
 
 
 def _describe(
-    decorator: str, lType: str, convs: Sequence[str], downsampling: Sequence[str] = ()
+    decorator: str,
+    calculator: DependencyCalculator,
+    lType: str,
+    convs: Sequence[str],
+    downsampling: Sequence[str] = (),
 ) -> Callable[[Block], Block]:
-    from pruners.blocks import block_type
-
     spec = BlockSpec(
         decorator,
         lType,
@@ -76,12 +60,12 @@ def _describe(
     )
     if not spec.convs:
         raise PrunerError(f"@{decorator}(convs=[]): name at least one convolution of the block")
-    block_type(lType, decorator)
+    register_calculator(lType, calculator)
 
     def attach(cls: Block) -> Block:
         if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
             raise PrunerError(f"@{decorator} on {cls!r}: expected a subclass of torch.nn.Module")
-        setattr(cls, _ATTRIBUTE, spec)
+        setattr(cls, ATTRIBUTE, spec)
         return cls
 
     return attach

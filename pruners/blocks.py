@@ -1,0 +1,98 @@
+"""Block types: what a decorator's `lType` stands for.
+
+One `BlockType` serves the whole way: its calculator says which channels are coupled, its writer
+how the block is written, its transfer function how its weights are copied. Writer and transfer
+function may be left out: the general ones, which need no description, then do the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from pruners.errors import PrunerError, did_you_mean
+
+if TYPE_CHECKING:
+    from pruners.dependencies import DependencyCalculator
+    from pruners.expressions import Expr
+    from pruners.weight_transfer import WeightTransferUnit
+
+    BlockWriter = Callable[[nn.Module], "dict[str, Expr]"]
+    TransferFunction = Callable[[WeightTransferUnit], "dict[str, Tensor]"]
+
+
+ATTRIBUTE = "__pruner_block__"
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSpec:
+    """What a decorator says of a block; layer names are paths relative to the block."""
+
+    decorator: str
+    lType: str
+    convs: tuple[str, ...]
+    downsampling: tuple[str, ...] = ()
+
+
+def block_spec(module: nn.Module) -> BlockSpec | None:
+    """The description that a decorator attached to the module's class, if any."""
+    spec = getattr(type(module), ATTRIBUTE, None)
+    return spec if isinstance(spec, BlockSpec) else None
+
+
+@dataclass(frozen=True, slots=True)
+class BlockType:
+    """How blocks of one kind are analysed, written and filled."""
+
+    name: str
+    calculator: DependencyCalculator | None = None
+    writer: BlockWriter | None = None
+    transfer: TransferFunction | None = None
+
+
+BLOCK_TYPES: dict[str, BlockType] = {}
+
+
+def register_calculator(lType: str, calculator: DependencyCalculator) -> None:
+    """Let `calculator` find the couplings in blocks of this type.
+
+    Registering an equal calculator again is harmless; another one under the same name is refused.
+    """
+    known = BLOCK_TYPES.get(lType, BlockType(lType))
+    if known.calculator is not None and known.calculator != calculator:
+        raise PrunerError(
+            f"block type '{lType}': already registered with {type(known.calculator).__name__}, "
+            f"now with {type(calculator).__name__}; give one of the two another lType"
+        )
+    BLOCK_TYPES[lType] = replace(known, calculator=calculator)
+
+
+def register_writer(lType: str, writer: BlockWriter) -> None:
+    """Let `writer(block)` say how blocks of this type build themselves.
+
+    It gets the slim block and returns, in the order of `__init__`, an expression for every
+    attribute; see `pruners.model_writers` for the ready-made ones (`write_conv`, ...).
+    """
+    BLOCK_TYPES[lType] = replace(BLOCK_TYPES.get(lType, BlockType(lType)), writer=writer)
+
+
+def register_transfer_func(lType: str, transfer: TransferFunction) -> None:
+    """Let `transfer(unit)` fill blocks of this type.
+
+    It gets a `WeightTransferUnit` (the block's full tensors and the indices that stay) and
+    returns the slim tensors by name.
+    """
+    BLOCK_TYPES[lType] = replace(BLOCK_TYPES.get(lType, BlockType(lType)), transfer=transfer)
+
+
+def block_type(lType: str) -> BlockType:
+    """The registered type; an error that offers near names for an unknown one."""
+    if lType not in BLOCK_TYPES:
+        raise PrunerError(
+            f"block type '{lType}': not registered{did_you_mean(lType, BLOCK_TYPES)}; "
+            f"known are {', '.join(sorted(BLOCK_TYPES)) or 'none'} (see register_calculator)"
+        )
+    return BLOCK_TYPES[lType]

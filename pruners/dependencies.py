@@ -1,0 +1,368 @@
+"""From blocks and layers to the channel graph.
+
+A `DependencyCalculator` says for a block, from the names in its decorator alone, how its axes are
+coupled (internal), which axes meet the block's input and which hold its output (interface), and
+whether a shortcut ties the output to the input (external). A layer outside of any block is a block
+of one. `declared_graph` walks along the network with the *stream*, the axes that hold the channels
+of the activation at that place, and ties every block to it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from pruners.blocks import BlockSpec, block_spec, block_type, register_calculator
+from pruners.call_order import layers_in_order
+from pruners.chain import follow
+from pruners.channel_graph import Axis, ChannelGraph, Coupling, match_layers
+from pruners.errors import PrunerError, UnsupportedNetworkError
+from pruners.layers import Ports, Read, Stream, holds_state, is_weighted, ports, same, weight_axes
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A decorated block in its network."""
+
+    path: str
+    module: nn.Module
+    spec: BlockSpec
+
+    def layers(self) -> dict[str, nn.Module]:
+        """The block's childless layers by full module path, in the order in which they run."""
+        return {_join(self.path, name): layer for name, layer in layers_in_order(self.module)}
+
+    def size(self, axis: Axis) -> int:
+        tensor = self.module.get_parameter(axis.tensor.removeprefix(f"{self.path}."))
+        return int(tensor.shape[axis.dim])
+
+    def main(self) -> dict[str, nn.Module]:
+        """The layers of the main branch: all but the downsampling ones."""
+        return {path: layer for path, layer in self.layers().items() if not self._is_side(path)}
+
+    def side(self) -> dict[str, nn.Module]:
+        """The downsampling layers."""
+        return {path: layer for path, layer in self.layers().items() if self._is_side(path)}
+
+    def _is_side(self, path: str) -> bool:
+        named = {_join(self.path, name) for name in self.spec.downsampling}
+        return any(path == name or path.startswith(f"{name}.") for name in named)
+
+    def check(self) -> None:
+        """Raises PrunerError where the decorator and the block do not agree."""
+        spec, cls = self.spec, type(self.module).__name__
+        where = f"{self.path} ({cls}): @{spec.decorator}"
+        layers = self.layers()
+        convolutions = {p: m for p, m in layers.items() if is_weighted(m) and not self._is_side(p)}
+        has = ", ".join(p.removeprefix(f"{self.path}.") for p in convolutions) or "none"
+        named = {_join(self.path, name): name for name in spec.convs}
+        for path, name in named.items():
+            if path not in convolutions:
+                what = "which is no convolution" if path in layers else "which the block lacks"
+                raise PrunerError(
+                    f"{where} names '{name}' in convs, {what}; its convolutions are: {has}"
+                )
+        for path in convolutions:
+            if path not in named:
+                name = path.removeprefix(f"{self.path}.")
+                raise PrunerError(
+                    f"{where} does not name the convolution '{name}'; name all of them in convs "
+                    f"(or in downsampling, for those of the shortcut): {has}"
+                )
+        for name in spec.downsampling:
+            if not _has_attribute(self.module, name):
+                raise PrunerError(
+                    f"{where} names '{name}' in downsampling, which the block lacks; its layers "
+                    f"are: {', '.join(n for n, _ in self.module.named_children())}"
+                )
+        order = [path for path in layers if path in named]
+        if order != list(named):
+            raise PrunerError(
+                f"{where} names convs in the order {', '.join(spec.convs)}, but they run in the "
+                f"order {', '.join(p.removeprefix(f'{self.path}.') for p in order)}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """Where a block meets the rest of the network."""
+
+    reads: tuple[Read, ...]
+    """The axes that meet the channels that come in."""
+    output: Stream | None
+    """The axes that hold the channels that go out, concatenated; None: those that came in."""
+    unknown: str = ""
+    """Why nothing is known of the block; it then freezes what it touches."""
+
+
+class DependencyCalculator(ABC):
+    """How the channels of one type of block are coupled, from the names in its decorator alone."""
+
+    @abstractmethod
+    def internal(self, block: Block) -> Iterable[Coupling]:
+        """The couplings between axes of the block itself."""
+
+    @abstractmethod
+    def external(self, block: Block) -> bool:
+        """Whether a shortcut ties the block's output to what came before it."""
+
+    @abstractmethod
+    def interface(self, block: Block) -> Interface:
+        """Which axes meet the block's input, and which hold its output."""
+
+    def __eq__(self, other: object) -> bool:
+        """Calculators hold no state: two of the same class are the same."""
+        return type(self) is type(other)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+
+class ResidualCalculator(DependencyCalculator):
+    """A row of convolutions, added to the block's input or to that of its downsampling layers."""
+
+    def internal(self, block: Block) -> Iterable[Coupling]:
+        main, side = row(block.main()), row(block.side())
+        yield from main.couplings
+        yield from side.couplings
+        if main.output and side.output:
+            yield from tie(main.output, side.output, block.size, f"{block.path}: add")
+
+    def external(self, block: Block) -> bool:
+        return row(block.side()).output is None
+
+    def interface(self, block: Block) -> Interface:
+        main, side = row(block.main()), row(block.side())
+        return Interface(main.reads + side.reads, main.output, main.unknown or side.unknown)
+
+
+class LayerCalculator(DependencyCalculator):
+    """A single layer outside of any block."""
+
+    def internal(self, block: Block) -> Iterable[Coupling]:
+        return ports(block.path, block.module).couplings
+
+    def external(self, block: Block) -> bool:
+        return False
+
+    def interface(self, block: Block) -> Interface:
+        layer = ports(block.path, block.module)
+        return Interface(layer.reads, layer.output, layer.unknown)
+
+
+def row(layers: Mapping[str, nn.Module]) -> Ports:
+    """The ports of layers that run one after the other.
+
+    Layers that come before the first convolution read what comes into the row.
+    """
+    reads: list[Read] = []
+    couplings: list[Coupling] = []
+    output: Stream | None = None
+    shapes = {f"{p}.{n}": tuple(t.shape) for p, m in layers.items() for n, t in _own(m)}
+    for path, layer in layers.items():
+        own = ports(path, layer)
+        if own.unknown:
+            return Ports(unknown=own.unknown)
+        couplings += own.couplings
+        if output is None:
+            reads += own.reads
+        else:
+            for read in own.reads:
+                couplings += meet(output, read, lambda a: shapes[a.tensor][a.dim], path)
+        output = own.output or output
+    return Ports(tuple(reads), tuple(couplings), output)
+
+
+def tie(a: Stream, b: Stream, size: Any, because: str) -> list[Coupling]:
+    """Channel i of one stream goes together with channel i of the other.
+
+    Args:
+        size: the size of an axis, by axis.
+    """
+    couplings: list[Coupling] = []
+    channels_a, channels_b = _channels(a, size), _channels(b, size)
+    if len(channels_a) != len(channels_b):
+        raise UnsupportedNetworkError(
+            f"{because}: {len(channels_a)} channels of {_names(a)} meet {len(channels_b)} of "
+            f"{_names(b)}; expected as many"
+        )
+    for i, axis_a in enumerate(a):
+        for j, axis_b in enumerate(b):
+            both = (channels_a[:, 0] == i) & (channels_b[:, 0] == j)
+            if both.any():
+                couplings.append(
+                    Coupling(axis_a, axis_b, channels_a[both, 1], channels_b[both, 1], because)
+                )
+    return couplings
+
+
+def meet(stream: Stream, read: Read, size: Any, because: str) -> list[Coupling]:
+    """The channels of a stream go together with the positions of an axis that reads them."""
+    channels = _channels(stream, size)
+    count, positions = len(channels), size(read.axis)
+    if read.groups > 1:
+        fits = count == positions * read.groups
+        left, right = np.arange(count), np.arange(count) % max(1, positions)
+    else:
+        fits = count > 0 and positions % count == 0
+        left, right = np.arange(positions) // max(1, positions // max(1, count)), np.arange(positions)
+    if not fits:
+        raise UnsupportedNetworkError(
+            f"{because}: {read.axis} has {positions} positions but meets {count} channels of "
+            f"{_names(stream)}; outside of decorated blocks, layers must run one after the other in "
+            f"the order of their definition"
+        )
+    couplings = []
+    for i, axis in enumerate(stream):
+        from_axis = channels[left, 0] == i
+        couplings.append(
+            Coupling(axis, read.axis, channels[left[from_axis], 1], right[from_axis], because)
+        )
+    return couplings
+
+
+def declared_graph(
+    model: nn.Module, example_inputs: Sequence[Any], ignore: Sequence[str] = ()
+) -> ChannelGraph:
+    """The channel graph of a network whose blocks are decorated and run one after the other.
+
+    Args:
+        example_inputs: positional arguments of forward; the first dimension is the batch.
+        ignore: globs over module paths; the output channels of matching layers stay.
+
+    Raises:
+        PrunerError: a decorator names a wrong or missing layer, or a glob matches no layer.
+        UnsupportedNetworkError: the network is no chain of layers and decorated blocks.
+    """
+    blocks = find_blocks(model)
+    for block in blocks.values():
+        if block.spec.decorator:
+            block.check()
+    run = follow(model, example_inputs, {path: block.module for path, block in blocks.items()})
+
+    graph = ChannelGraph({n: tuple(t.shape) for n, t in model.state_dict(keep_vars=True).items()})
+    weighted = {p: m for p, m in model.named_modules() if is_weighted(m)}
+    graph.positions = {f"{path}.weight": n for path, n in run.positions.items()}
+
+    stream: Stream | None = None
+    why_frozen = "reads the network's input"
+    for path in run.steps:
+        block = blocks[path]
+        calculator = block_type(block.spec.lType).calculator
+        assert calculator is not None
+        interface = calculator.interface(block)
+        for coupling in calculator.internal(block):
+            graph.couple(coupling)
+        for read in interface.reads:
+            if stream is None:
+                graph.freeze(read.axis, why_frozen)
+            else:
+                for coupling in meet(stream, read, graph.size, path):
+                    graph.couple(coupling)
+        if interface.unknown:
+            _freeze_all(graph, stream, block, interface.unknown)
+            stream, why_frozen = None, interface.unknown
+            continue
+        if interface.output is None:
+            continue
+        if calculator.external(block):
+            if stream is None:
+                for axis in interface.output:
+                    graph.freeze(axis, f"{path}: added to a tensor of which nothing is known")
+            else:
+                for coupling in tie(stream, interface.output, graph.size, f"{path}: add"):
+                    graph.couple(coupling)
+        stream = interface.output
+    for axis in stream or ():
+        graph.freeze(axis, "is an output of the network")
+    ran = set(run.positions)
+    for path, layer in weighted.items():
+        if path in ran:
+            rows, columns = weight_axes(path, layer)
+            graph.add(rows, role="out")
+            graph.add(columns, role="in")
+    for path in match_layers(ignore, weighted):
+        graph.freeze(weight_axes(path, weighted[path])[0], "--ignore")
+    return graph
+
+
+def find_blocks(model: nn.Module) -> dict[str, Block]:
+    """Decorated blocks and, outside of them, layers with parameters or buffers, as defined."""
+    found: dict[str, Block] = {}
+
+    def visit(path: str, module: nn.Module) -> None:
+        spec = block_spec(module)
+        if spec is not None:
+            found[path] = Block(path, module, spec)
+            return
+        if holds_state(module):
+            found[path] = Block(path, module, BlockSpec("", "layer", ()))
+        for name, child in module.named_children():
+            visit(_join(path, name), child)
+
+    for name, child in model.named_children():
+        visit(name, child)
+    return found
+
+
+def _freeze_all(graph: ChannelGraph, stream: Stream | None, block: Block, because: str) -> None:
+    for axis in stream or ():
+        graph.freeze(axis, because)
+    for name, tensor in block.module.state_dict(keep_vars=True).items():
+        for dim in range(tensor.dim()):
+            graph.freeze(Axis(_join(block.path, name), dim), because)
+
+
+def _channels(stream: Stream, size: Any) -> Any:
+    """Shape (channels, 2): for every channel of the stream, which of its axes, and where on it."""
+    parts = [np.stack([np.full(size(a), i), np.arange(size(a))], 1) for i, a in enumerate(stream)]
+    return np.concatenate(parts)
+
+
+def _own(module: nn.Module) -> Iterable[tuple[str, Any]]:
+    for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+        if tensor is not None:
+            yield name, tensor
+
+
+def _names(stream: Stream) -> str:
+    return " + ".join(str(axis) for axis in stream)
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _has_attribute(module: nn.Module, path: str) -> bool:
+    value: Any = module
+    for part in path.split("."):
+        if isinstance(value, nn.Module) and part in value._modules:
+            value = value._modules[part]
+        elif hasattr(value, part):
+            value = getattr(value, part)
+        else:
+            return False
+    return True
+
+
+register_calculator("layer", LayerCalculator())
+
+# `same` is part of what an own calculator needs; offered from here together with row and tie.
+__all__ = [
+    "Block",
+    "DependencyCalculator",
+    "Interface",
+    "LayerCalculator",
+    "ResidualCalculator",
+    "declared_graph",
+    "find_blocks",
+    "meet",
+    "row",
+    "same",
+    "tie",
+]
