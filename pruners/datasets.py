@@ -7,7 +7,6 @@ torchvision, which checks what it reads against the published checksums.
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -223,42 +222,45 @@ def _torchvision(data_dir: Path, download: bool, *, name: str, folder: str) -> R
 
     reader = getattr(torchvision_datasets, name)
     place = data_dir / folder
+    expected = f"expected in it the files of {_source(reader)}"
     if not download and not place.is_dir():
         raise PrunerError(
-            f"dataset {name}: {place} is missing; expected {_files(reader)}, unpacked there "
+            f"dataset {name}: {place} is missing; {expected} "
             f"(--data-dir says where to look, --download fetches them)"
         )
     try:
-        # torchvision reports its progress on stdout, which belongs to results.
+        # Some versions of torchvision report on stdout, which belongs to results.
         with contextlib.redirect_stdout(sys.stderr):
             parts = [reader(data_dir, train=part, download=download) for part in (True, False)]
-    except Exception as error:  # each format fails in its own way: RuntimeError, OSError, ...
-        fetch = "could not be downloaded" if download else "is incomplete or damaged"
+        stored, test = (_raw_split(part.data, part.targets) for part in parts)
+    except (RuntimeError, OSError, ValueError, TypeError, AssertionError) as error:
+        what = "could not be downloaded" if download else "is incomplete or damaged"
+        reason = " ".join(str(error).split()) or type(error).__name__
+        way_out = "" if download else "; remove it and use --download"
         raise PrunerError(
-            f"dataset {name}: {place} {fetch} ({error}); expected {_files(reader)}, unpacked "
-            f"there" + ("" if download else "; remove the folder and use --download")
+            f"dataset {name}: {place} {what} ({reason}); {expected}{way_out}"
         ) from error
-    stored, test = (
-        RawSplit(_channels_first(part.data), torch.as_tensor(part.targets, dtype=torch.int64))
-        for part in parts
-    )
     train, val = _stratified(stored, max(1, len(stored.labels) // 10))
     return RawSplits(train, val, test)
 
 
-def _files(reader: type) -> str:
-    """The published files, with the address where there is one."""
+def _source(reader: type) -> str:
+    """Where the published files are: an archive, or a folder and the names in it."""
     url = getattr(reader, "url", None)
     if url is not None:
         return str(url)
-    names = [os.path.basename(name) for name, _ in getattr(reader, "resources", [])]
-    return f"{', '.join(names)} from {getattr(reader, 'mirrors', ['the publisher'])[0]}"
+    # torchvision's readers of the MNIST family list files and mirrors instead.
+    names = [name for name, _ in getattr(reader, "resources", [])]
+    return " ".join([*getattr(reader, "mirrors", [])[:1], *names])
 
 
-def _channels_first(data: np.ndarray | Tensor) -> Tensor:
-    """(N, H, W) or (N, H, W, C) -> (N, C, H, W)."""
+def _raw_split(data: np.ndarray | Tensor, targets: list[int] | Tensor) -> RawSplit:
+    """Bytes (N, H, W) or (N, H, W, C) and N labels."""
     images = torch.as_tensor(data)
-    return images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+    images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+    if len(images) != len(targets):
+        raise ValueError(f"{len(images)} images but {len(targets)} labels")
+    return RawSplit(images, torch.as_tensor(targets, dtype=torch.int64))
 
 
 def _stratified(split: RawSplit, second: int) -> tuple[RawSplit, RawSplit]:

@@ -17,10 +17,21 @@ from pruners.errors import PrunerError
 
 
 @contextmanager
-def kept_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Give every module its modes and plain attributes back, also after an exception.
+def modes_restored(*models: nn.Module) -> Iterator[None]:
+    """Put every module back into the mode it had, train or eval, also after an exception."""
+    before = [(module, module.training) for model in models for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
 
-    A forward that caches a tensor on `self` would otherwise keep one from the measurement.
+
+@contextmanager
+def attributes_restored(model: nn.Module) -> Iterator[None]:
+    """Give every module its plain attributes and modes back, also after an exception.
+
+    A forward that caches a tensor on `self` would otherwise keep one of another device.
     """
     before = [(module, dict(vars(module))) for module in model.modules()]
     try:
@@ -74,7 +85,7 @@ def _flops(model: nn.Module, inputs: tuple[Any, ...], device: str | None) -> int
 
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     counter = FlopCounterMode(display=False)
-    with kept_as_it_was(model), torch.no_grad(), counter:
+    with attributes_restored(model), torch.no_grad(), counter:
         model.eval()
         torch.func.functional_call(
             model,
@@ -114,18 +125,17 @@ def compare_latency(
         raise PrunerError(f"repeats {repeats}: expected 1 or more")
     inputs = _as_tuple(example_inputs)
     times: list[list[float]] = [[] for _ in models]
-    with torch.no_grad():
+    with modes_restored(*models), torch.no_grad():
+        for model in models:
+            model.eval()
         for turn in range(-3, repeats):
             for model, measured in zip(models, times, strict=True):
-                with kept_as_it_was(model):
-                    model.eval()
-                    _wait(inputs)
-                    start = time.perf_counter()
-                    model(*inputs)
-                    _wait(inputs)
-                    elapsed = time.perf_counter() - start
+                _wait(inputs)
+                start = time.perf_counter()
+                model(*inputs)
+                _wait(inputs)
                 if turn >= 0:
-                    measured.append(elapsed * 1e3)
+                    measured.append((time.perf_counter() - start) * 1e3)
     return [statistics.median(measured) for measured in times]
 
 

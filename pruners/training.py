@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from pruners.datasets import Augmentation, DataSplits, Labelled
 from pruners.errors import PrunerError
+from pruners.metrics import modes_restored
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ def train(
     # Dropout and the like draw from the global random state.
     with (
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        _modes_restored(model),
+        modes_restored(model),
         _reporter(epochs, len(loader), progress) as report,
     ):
         torch.manual_seed(seed)
@@ -163,7 +164,7 @@ def accuracy(
         model.to(device)
     like = next(model.parameters(), torch.empty(0))
     right = 0
-    with _modes_restored(model), torch.no_grad():
+    with modes_restored(model), torch.no_grad():
         model.eval()
         for images, labels in DataLoader(dataset, batch_size):
             logits = model(images.to(like.device, like.dtype))
@@ -204,17 +205,6 @@ def _check_outputs(logits: Tensor, splits: DataSplits) -> None:
             f"{tuple(logits.shape)}; expected (batch, {splits.num_classes}): build it with "
             f"--num-classes {splits.num_classes}"
         )
-
-
-@contextmanager
-def _modes_restored(model: nn.Module) -> Iterator[None]:
-    """Put every module back into the mode it had, also after an exception."""
-    before = [(module, module.training) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
 
 
 Report = Callable[[int, int, float, float | None], None]
