@@ -41,6 +41,9 @@ Leaf = tuple[str, str, Any]
 """Where in the output (`output[0].logits`), what it is, and the tensor or plain value."""
 
 
+_Find = Callable[..., importlib.machinery.ModuleSpec | None]
+
+
 class MismatchError(Exception):
     """The slim network is not what it must be; the message says in one line in what."""
 
@@ -164,9 +167,8 @@ class Refusing(importlib.abc.MetaPathFinder):
         for finder in sys.meta_path:
             if finder is self:
                 continue
-            find: Callable[..., importlib.machinery.ModuleSpec | None] | None
-            find = getattr(finder, "find_spec", None)
-            spec = find(fullname, path, target) if find else None
+            find: _Find | None = getattr(finder, "find_spec", None)
+            spec = find(fullname, path, target) if find is not None else None
             if spec is not None:
                 if any(self._is_refused(place) for place in _places(spec)):
                     raise ModuleNotFoundError(
