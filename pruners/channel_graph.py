@@ -105,10 +105,14 @@ class ChannelGraph:
 
     Args:
         shapes: the shape of every parameter and buffer, by its name in the `state_dict`.
+        parameters: the names among them that count as parameters, tied ones once (default: all).
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(
+        self, shapes: Mapping[str, tuple[int, ...]], parameters: Iterable[str] | None = None
+    ) -> None:
         self.shapes = dict(shapes)
+        self.parameters = frozenset(shapes if parameters is None else parameters)
         self.graph: nx.MultiGraph[Axis] = nx.MultiGraph()
         self.positions: dict[str, int] = {}
         """Multiply-accumulates per weight element and example: the output positions of each

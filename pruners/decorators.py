@@ -21,6 +21,7 @@ from pruners.errors import PrunerError
 
 Block = TypeVar("Block", bound=type[nn.Module])
 
+
 def basic_block(
     lType: str, convs: Sequence[str], downsampling: Sequence[str] = ()
 ) -> Callable[[Block], Block]:

@@ -210,7 +210,10 @@ def meet(stream: Stream, read: Read, size: Any, because: str) -> list[Coupling]:
         left, right = np.arange(count), np.arange(count) % max(1, positions)
     else:
         fits = count > 0 and positions % count == 0
-        left, right = np.arange(positions) // max(1, positions // max(1, count)), np.arange(positions)
+        left, right = (
+            np.arange(positions) // max(1, positions // max(1, count)),
+            np.arange(positions),
+        )
     if not fits:
         raise UnsupportedNetworkError(
             f"{because}: {read.axis} has {positions} positions but meets {count} channels of "
@@ -245,7 +248,10 @@ def declared_graph(
             block.check()
     run = follow(model, example_inputs, {path: block.module for path, block in blocks.items()})
 
-    graph = ChannelGraph({n: tuple(t.shape) for n, t in model.state_dict(keep_vars=True).items()})
+    graph = ChannelGraph(
+        {name: tuple(t.shape) for name, t in model.state_dict(keep_vars=True).items()},
+        parameters=[name for name, _ in model.named_parameters()],
+    )
     weighted = {p: m for p, m in model.named_modules() if is_weighted(m)}
     graph.positions = {f"{path}.weight": n for path, n in run.positions.items()}
 

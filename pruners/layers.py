@@ -128,7 +128,9 @@ def _convolution(path: str, module: _ConvNd) -> Ports:
 
 def _bias(path: str, module: _ConvNd | nn.Linear, rows: Axis) -> Iterator[Coupling]:
     if module.bias is not None:
-        yield same(rows, Axis(rows.tensor.removesuffix("weight") + "bias", 0), len(module.bias), path)
+        yield same(
+            rows, Axis(rows.tensor.removesuffix("weight") + "bias", 0), len(module.bias), path
+        )
 
 
 def _own_axes(path: str, module: nn.Module) -> Iterator[Axis]:

@@ -1,0 +1,240 @@
+"""What a generated `__init__` keeps of the original one.
+
+The modules that it makes are known from the instance. What the instance cannot tell is kept from
+the source: how weights are initialised, which arguments are free (`num_classes`), and the
+comments in front of an attribute.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import libcst as cst
+import libcst.matchers as m
+from torch import nn
+
+from pruners.describe import WIDTHS
+from pruners.origin import ModuleSource, code_of, global_names
+
+# Arguments of a network that say how wide its input and output are: never pruned, always free.
+_ENDS = frozenset(
+    {"num_classes", "n_classes", "nclasses", "classes", "num_outputs", "out_dim"}
+    | {"in_channels", "in_chans", "input_channels", "num_input_channels"}
+)
+_FILLS = frozenset(
+    {
+        "fill_",
+        "zero_",
+        "normal_",
+        "uniform_",
+        "copy_",
+        "bernoulli_",
+        "exponential_",
+        "trunc_normal_",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FreeArgument:
+    """An argument of the original constructor that goes straight into layers."""
+
+    name: str
+    value: Any
+    uses: tuple[tuple[str, str], ...]
+    """Module path (relative to the network) and constructor argument of every layer it feeds."""
+
+
+def initialising_statements(
+    init: cst.FunctionDef, methods: Mapping[str, list[cst.FunctionDef]], source: ModuleSource
+) -> list[cst.BaseStatement]:
+    """The top-level statements of `__init__` that initialise weights and do nothing else."""
+    kept: list[cst.BaseStatement] = []
+    for statement in init.body.body:
+        if isinstance(statement, cst.BaseStatement) and _initialises(statement, methods, source):
+            kept.append(statement)
+    return kept
+
+
+def _initialises(
+    statement: cst.CSTNode, methods: Mapping[str, list[cst.FunctionDef]], source: ModuleSource
+) -> bool:
+    tree = ast.parse(code_of(statement))
+    makes = any(
+        isinstance(node, (ast.Assign, ast.AnnAssign))
+        and any(_is_self_attribute(t) for t in _targets(node))
+        for node in ast.walk(tree)
+    )
+    return not makes and any(
+        _is_initialiser(node, methods, source, set())
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+    )
+
+
+def _is_initialiser(
+    call: ast.Call,
+    methods: Mapping[str, list[cst.FunctionDef]],
+    source: ModuleSource,
+    seen: set[str],
+) -> bool:
+    name = ast.unparse(call.func)
+    head, _, last = name.rpartition(".")
+    if head == "self" and last == "apply":
+        return True
+    if head == "self" and last in methods and last not in seen:
+        bodies = [ast.parse(code_of(method)) for method in methods[last]]
+        return any(
+            _is_initialiser(node, methods, source, seen | {last})
+            for body in bodies
+            for node in ast.walk(body)
+            if isinstance(node, ast.Call)
+        )
+    if head.startswith("self.") and last in ("reset_parameters", "init_weights"):
+        return True
+    if last in _FILLS:
+        return True
+    root = name.split(".")[0]
+    statement = source.imports.get(root, "")
+    return (
+        name.startswith(("nn.init.", "torch.nn.init."))
+        or "torch.nn.init" in statement
+        or (head == "init" and "import init" in statement)
+    )
+
+
+def names_from_arguments(
+    statement: cst.BaseStatement, init: cst.FunctionDef
+) -> tuple[set[str], set[str]]:
+    """The arguments and the other local names of `__init__` that a statement uses."""
+    arguments = {p.name.value for p in _parameters(init)}
+    used = {
+        node.id
+        for node in ast.walk(ast.parse(code_of(statement)))
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
+    outside = global_names(code_of(statement))
+    local = _assigned_names(init)
+    return used & arguments - {"self"}, (used & outside & local) - arguments
+
+
+def default_of(init: cst.FunctionDef, argument: str) -> cst.BaseExpression | None:
+    """The default value of an argument, if it is a plain literal."""
+    for parameter in _parameters(init):
+        if parameter.name.value == argument and parameter.default is not None:
+            try:
+                ast.literal_eval(code_of(parameter.default))
+            except (ValueError, SyntaxError):
+                return None
+            return parameter.default
+    return None
+
+
+def comments_before(init: cst.FunctionDef) -> dict[str, list[cst.EmptyLine]]:
+    """The comment lines in front of every statement `self.NAME = ...` of `__init__`."""
+    comments: dict[str, list[cst.EmptyLine]] = {}
+    for statement in init.body.body:
+        if not isinstance(statement, cst.SimpleStatementLine):
+            continue
+        for small in statement.body:
+            if isinstance(small, cst.Assign) and m.matches(
+                small.targets[0].target, m.Attribute(m.Name("self"), m.Name())
+            ):
+                name = cst.ensure_type(small.targets[0].target, cst.Attribute).attr.value
+                lines = [line for line in statement.leading_lines if line.comment is not None]
+                if lines:
+                    comments.setdefault(name, lines)
+    return comments
+
+
+def free_arguments(
+    network: nn.Module, init: cst.FunctionDef, source: ModuleSource
+) -> list[FreeArgument]:
+    """The arguments of the network that go straight, and only, into arguments of its layers.
+
+    `self.fc = nn.Linear(64, num_classes)` makes `num_classes` free: the layer `fc` has it as
+    `out_features`. An argument that is used in any other way is not free, and so is a width that
+    is not one of the network's ends.
+    """
+    tree = ast.parse(code_of(init)).body[0]
+    assert isinstance(tree, ast.FunctionDef)
+    names = [p.name.value for p in _parameters(init)]
+    uses: dict[str, list[tuple[str, str]]] = {}
+    for statement in tree.body:
+        if isinstance(statement, ast.Assign) and _is_self_attribute(statement.targets[0]):
+            attribute = statement.targets[0]
+            assert isinstance(attribute, ast.Attribute)
+            for path, call in _layer_calls(attribute.attr, statement.value):
+                for argument, name in _arguments_that_are_names(call, source):
+                    uses.setdefault(name, []).append((path, argument))
+    found: list[FreeArgument] = []
+    for name in names:
+        mentions = sum(isinstance(n, ast.Name) and n.id == name for n in ast.walk(tree))
+        here = uses.get(name, [])
+        if not here or mentions != len(here):
+            continue
+        if name not in _ENDS and any(argument in WIDTHS for _, argument in here):
+            continue
+        values = [_layer_value(network, path, argument) for path, argument in here]
+        if all(v is not None and v == values[0] for v in values):
+            found.append(FreeArgument(name, values[0], tuple(here)))
+    return found
+
+
+def _layer_calls(path: str, expr: ast.expr) -> list[tuple[str, ast.Call]]:
+    """The calls that build the module at `path`, and its children where it is a Sequential."""
+    if not isinstance(expr, ast.Call):
+        return []
+    if ast.unparse(expr.func) in ("nn.Sequential", "torch.nn.Sequential"):
+        if any(isinstance(arg, ast.Starred) for arg in expr.args):
+            return []
+        return [c for i, arg in enumerate(expr.args) for c in _layer_calls(f"{path}.{i}", arg)]
+    return [(path, expr)]
+
+
+def _arguments_that_are_names(call: ast.Call, source: ModuleSource) -> list[tuple[str, str]]:
+    """(argument of the constructor, name given) for a call of a class of torch.nn."""
+    function = ast.unparse(call.func).rpartition(".")
+    cls = getattr(nn, function[2], None)
+    if function[0] not in ("nn", "torch.nn") and "torch.nn" not in source.imports.get(
+        function[2], ""
+    ):
+        return []
+    if not inspect.isclass(cls):
+        return []
+    arguments = list(inspect.signature(cls).parameters)
+    pairs = list(zip(arguments, call.args, strict=False))
+    pairs += [(k.arg, k.value) for k in call.keywords if k.arg is not None]
+    return [(argument, node.id) for argument, node in pairs if isinstance(node, ast.Name)]
+
+
+def _layer_value(network: nn.Module, path: str, argument: str) -> Any:
+    try:
+        layer = network.get_submodule(path)
+    except AttributeError:
+        return None
+    return getattr(layer, argument, None)
+
+
+def _parameters(init: cst.FunctionDef) -> list[cst.Param]:
+    return [*init.params.posonly_params, *init.params.params, *init.params.kwonly_params]
+
+
+def _targets(node: ast.Assign | ast.AnnAssign) -> list[ast.expr]:
+    return node.targets if isinstance(node, ast.Assign) else [node.target]
+
+
+def _is_self_attribute(node: ast.expr) -> bool:
+    return isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self"
+
+
+def _assigned_names(init: cst.FunctionDef) -> set[str]:
+    return {
+        node.id
+        for node in ast.walk(ast.parse(code_of(init)))
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }

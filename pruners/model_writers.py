@@ -1,0 +1,773 @@
+"""Writes a network as source.
+
+`__init__` of every class is regenerated from what the instances are (`describe`, `unify`);
+everything else is the original's text (`origin`, `initialisation`). The writer depends on the
+instance alone and takes no weights: it also serves for a network that somebody else has pruned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import libcst as cst
+import torch
+from torch import nn
+
+from pruners import describe, initialisation, origin
+from pruners.blocks import BLOCK_TYPES, block_spec, register_writer
+from pruners.errors import WriterError
+from pruners.expressions import (
+    NONE,
+    Argument,
+    Call,
+    Either,
+    Expr,
+    Imports,
+    Literal,
+    Reference,
+    Variable,
+    checked_identifier,
+    is_writable,
+    to_code,
+)
+from pruners.formatting import format_source
+from pruners.unify import Constructor, unify
+
+_HERE = Path(__file__).parent
+# An installed package holds the templates; in a checkout they lie beside it.
+TEMPLATES = next(p for p in (_HERE / "templates", _HERE.parent / "templates") if p.is_dir())
+
+_MODULE_INTERNALS = frozenset(nn.Module().__dict__)
+# Methods that torch itself calls, whether or not the forward does.
+_CALLED_BY_TORCH = frozenset(
+    {"forward", "train", "eval", "extra_repr", "_load_from_state_dict", "_save_to_state_dict"}
+    | {"_apply", "__getattr__", "get_extra_state", "set_extra_state", "__len__", "__iter__"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """How a generated file presents itself."""
+
+    factory: str
+    """Name of the function that builds the network."""
+    header: str
+    """Docstring of the file."""
+
+
+class Writer:
+    """Writes one network.
+
+    Args:
+        network: the slim network; meta tensors do.
+        original: the network that it came from, for the values that a slim one no longer shows.
+
+    Attributes:
+        warnings: what could not be kept of the original, a line each.
+    """
+
+    register_writer = staticmethod(register_writer)
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.warnings: list[str] = []
+        self._imports = Imports()
+        self._plans: dict[type, _ClassPlan] = {}
+        self._planning: list[type] = []
+        self._classes: dict[type, list[tuple[str, nn.Module]]] = {}
+        for path, module in network.named_modules(remove_duplicate=False):
+            self._classes.setdefault(type(module), []).append((path, module))
+        self._free: dict[tuple[str, str], Variable] = {}
+
+    def source(self, naming: Naming) -> str:
+        """The text of the model description file.
+
+        Raises:
+            WriterError: a part of the network cannot be written; names it.
+        """
+        root = type(self.network)
+        if describe.is_torch_layer(self.network):
+            raise WriterError(
+                f"the network is a bare {root.__name__}; expected a class of your own with a "
+                f"forward, so that the generated file has a class to name"
+            )
+        self._open_arguments()
+        self._plan(root)
+        definitions = _Definitions(self)
+        definitions.collect()
+        dtype = self._dtype()
+        self._imports.need("torch", "import torch")
+        self._imports.need("Path", "from pathlib import Path")
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(TEMPLATES),
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            autoescape=False,  # Python, not HTML; values are code from libcst or checked names
+        )
+        code = environment.get_template("model.py.j2").render(
+            docstring=_docstring(naming.header),
+            future_annotations=definitions.future_annotations,
+            imports=sorted(self._imports.statements.values()),
+            definitions=definitions.in_order(),
+            factory=checked_identifier(self._factory_name(naming.factory, definitions)),
+            root=checked_identifier(root.__name__),
+            dtype=dtype,
+        )
+        return format_source(code)
+
+    def describe(self, path: str, module: nn.Module) -> Expr:
+        """The expression that builds a module of the network."""
+        if describe.is_container(module):
+            children = {n: self._child(f"{path}.{n}", c) for n, c in module._modules.items()}
+            return describe.write_container(module, children)
+        if describe.is_torch_layer(module):
+            call = describe.write_layer(module)
+            return replace(
+                call,
+                arguments=tuple(
+                    replace(a, value=self._free.get((path, a.name), a.value))
+                    for a in call.arguments
+                ),
+            )
+        plan = self._plan(type(module))
+        return plan.call(path)
+
+    def _child(self, path: str, child: nn.Module | None) -> Expr:
+        return NONE if child is None else self.describe(path, child)
+
+    def _open_arguments(self) -> None:
+        """Arguments of the original network that stay arguments of the generated one."""
+        root = type(self.network)
+        source = origin.module_source(root.__module__)
+        init = origin.init_of(source.class_node(root))
+        if init is None:
+            return
+        for argument in initialisation.free_arguments(self.network, init, source):
+            for use in argument.uses:
+                self._free[use] = Variable(argument.name, argument.value)
+
+    def _plan(self, cls: type) -> _ClassPlan:
+        if cls in self._plans:
+            return self._plans[cls]
+        if cls in self._planning:
+            chain = " -> ".join(c.__name__ for c in [*self._planning, cls])
+            raise WriterError(f"class {cls.__name__}: contains itself ({chain}); not supported yet")
+        self._planning.append(cls)
+        try:
+            self._plans[cls] = _ClassPlan(self, cls, self._classes[cls])
+        finally:
+            self._planning.pop()
+        return self._plans[cls]
+
+    def _dtype(self) -> str:
+        kinds = {t.dtype for t in self.network.state_dict().values() if t.is_floating_point()}
+        return str(kinds.pop()) if len(kinds) == 1 and kinds != {torch.float32} else ""
+
+    @staticmethod
+    def _factory_name(name: str, definitions: _Definitions) -> str:
+        return f"build_{name}" if name in definitions.names() else name
+
+    @property
+    def imports(self) -> Imports:
+        return self._imports
+
+    @property
+    def plans(self) -> Mapping[type, _ClassPlan]:
+        return self._plans
+
+
+class _ClassPlan:
+    """One class of the network: its instances, its constructor, what is kept of its source."""
+
+    def __init__(
+        self, writer: Writer, cls: type[nn.Module], instances: Sequence[tuple[str, nn.Module]]
+    ) -> None:
+        self.writer = writer
+        self.cls = cls
+        self.paths = [path for path, _ in instances]
+        self.instances = [module for _, module in instances]
+        self._children = {name for module in self.instances for name in module._modules}
+        self.source = origin.module_source(cls.__module__)
+        self.node = self.source.class_node(cls)
+        # Own classes of the method resolution order, nearest first, with their source.
+        self.lineage = [
+            (c, origin.module_source(c.__module__))
+            for c in cls.__mro__
+            if issubclass(c, nn.Module) and not c.__module__.startswith("torch.")
+        ]
+        self._methods = self._all_methods()
+        self.methods = self._kept_methods()
+        self.init = origin.init_of(self.node)
+        self.init_statements, self.init_arguments = self._initialisation()
+        self.own_reads, self.other_reads = self._attributes_read()
+        self.constructor = self._constructor()
+
+    def call(self, path: str) -> Call:
+        """How the instance at this path is built."""
+        arguments = self.constructor.arguments(self.paths.index(path))
+        return Call(Reference(self.cls.__name__), arguments)
+
+    # -- what is kept of the source
+
+    def _all_methods(self) -> dict[str, tuple[list[cst.FunctionDef], origin.ModuleSource]]:
+        found: dict[str, tuple[list[cst.FunctionDef], origin.ModuleSource]] = {}
+        for cls, source in self.lineage:
+            for name, methods in origin.methods_of(source.class_node(cls)).items():
+                found.setdefault(name, (methods, source))
+        return found
+
+    def _kept_methods(self) -> dict[str, tuple[list[cst.FunctionDef], origin.ModuleSource]]:
+        reads = {
+            name: set().union(*(origin.attributes_read(origin.code_of(m))[0] for m in methods))
+            for name, (methods, _) in self._methods.items()
+        }
+        of_init = _closure({"__init__"}, reads) if "__init__" in reads else set()
+        wanted = {
+            name
+            for name, (methods, _) in self._methods.items()
+            if name in _CALLED_BY_TORCH
+            or (name not in of_init and not name.startswith("_") and not _is_static(methods))
+        }
+        live = _closure(wanted, reads)
+        return {n: v for n, v in self._methods.items() if n in live and n != "__init__"}
+
+    def _initialisation(self) -> tuple[list[cst.BaseStatement], dict[str, cst.BaseExpression]]:
+        """The statements of `__init__` that initialise, and the arguments that they need."""
+        if self.init is None:
+            return [], {}
+        methods = {name: nodes for name, (nodes, _) in self._methods.items()}
+        kept: list[cst.BaseStatement] = []
+        needed: dict[str, cst.BaseExpression] = {}
+        present = {cls.__name__ for cls in self.writer._classes}
+        for original in initialisation.initialising_statements(self.init, methods, self.source):
+            statement = _without_absent_classes(original, present, self.source)
+            if statement is None:
+                continue
+            arguments, local = initialisation.names_from_arguments(statement, self.init)
+            defaults = {a: initialisation.default_of(self.init, a) for a in arguments}
+            missing = sorted(local | {a for a, default in defaults.items() if default is None})
+            if missing:
+                self.writer.warnings.append(
+                    f"{self.cls.__name__}: the initialisation `{_first_line(statement)}` is left "
+                    f"out, for it uses {', '.join(missing)}, which only the original __init__ has"
+                )
+                continue
+            needed.update({a: d for a, d in sorted(defaults.items()) if d is not None})
+            kept.append(statement)
+            for name in origin.attributes_read(origin.code_of(statement))[0]:
+                self._keep_method(name)
+        return kept, needed
+
+    def _keep_method(self, name: str) -> None:
+        if name in self._methods and name not in self.methods and name != "__init__":
+            nodes, source = self._methods[name]
+            self.methods[name] = (nodes, source)
+            for node in nodes:
+                for other in origin.attributes_read(origin.code_of(node))[0]:
+                    self._keep_method(other)
+
+    def _attributes_read(self) -> tuple[set[str], set[str]]:
+        own: set[str] = set()
+        other: set[str] = set()
+        for code, _ in self.kept_code():
+            mine, others = origin.attributes_read(code)
+            own |= mine
+            other |= others
+        return own, other
+
+    def kept_code(self) -> list[tuple[str, origin.ModuleSource]]:
+        """All kept pieces of code, with the module in which their names are resolved."""
+        pieces = [
+            (origin.code_of(node), source)
+            for nodes, source in self.methods.values()
+            for node in nodes
+        ]
+        pieces += [(origin.code_of(statement), self.source) for statement in self.init_statements]
+        return pieces
+
+    # -- the constructor
+
+    def _constructor(self) -> Constructor:
+        records = [
+            self._record(path, module)
+            for path, module in zip(self.paths, self.instances, strict=True)
+        ]
+        if self.instances == [self.writer.network]:
+            return Constructor((), records[0])
+        return unify(records)
+
+    def _record(self, path: str, module: nn.Module) -> dict[str, Expr]:
+        spec = block_spec(module)
+        custom = BLOCK_TYPES[spec.lType].writer if spec else None
+        if custom is not None:
+            return dict(custom(module))
+        record: dict[str, Expr] = {}
+        for name, value in module.__dict__.items():
+            # A child that only some instances have takes its place from those.
+            absent = value is None and name in self._children
+            if name not in _MODULE_INTERNALS and name in self.own_reads and not absent:
+                record[name] = self._plain(path, name, value)
+        for name, parameter in module._parameters.items():
+            record[name] = self._parameter(path, name, parameter)
+        for name, buffer in module._buffers.items():
+            record[name] = self._buffer(path, name, buffer, module)
+        for name, child in module._modules.items():
+            record[name] = self.writer._child(f"{path}.{name}" if path else name, child)
+        return record
+
+    def _plain(self, path: str, name: str, value: Any) -> Expr:
+        if is_writable(value):
+            return Literal(value)
+        module, qualified = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
+        if module and qualified.isidentifier() and origin.is_library(module):
+            for binding, statement in self.source.imports.items():
+                if statement.endswith(f"import {qualified}") and binding == qualified:
+                    return Reference(qualified, statement)
+            return Reference(qualified, f"from {module} import {qualified}")
+        raise WriterError(
+            f"{self.cls.__name__}.{name} at {path or 'the network itself'}: value {value!r} of type "
+            f"{type(value).__name__} cannot be written, but {self._reader(name)} reads it; expected "
+            f"a plain value (numbers, strings, tuples, None) or something importable"
+        )
+
+    def _reader(self, name: str) -> str:
+        for method, (nodes, _) in self.methods.items():
+            if any(name in origin.attributes_read(origin.code_of(n))[0] for n in nodes):
+                return method
+        return "the initialisation"
+
+    def _parameter(self, path: str, name: str, value: nn.Parameter | None) -> Expr:
+        if value is None:
+            return Call(
+                Reference("self.register_parameter"),
+                (Argument("name", Literal(name), positional=True), _positional("param", NONE)),
+            )
+        maker = self._maker(name)
+        if maker is None:
+            self.writer.warnings.append(
+                f"{self.cls.__name__}.{name}: its start values are not known from the source; "
+                f"load the weights before use"
+            )
+        sizes = tuple(
+            Argument(f"size{i}", Literal(n, width=True), positional=True)
+            for i, n in enumerate(value.shape)
+        )
+        tensor = Call(Reference(f"torch.{maker or 'empty'}", "import torch"), sizes)
+        return Call(
+            Reference("nn.Parameter", describe.NN),
+            (
+                _positional("data", tensor),
+                Argument("requires_grad", Literal(value.requires_grad), Literal(True)),
+            ),
+        )
+
+    def _maker(self, name: str) -> str | None:
+        """`ones` where the original says `self.NAME = nn.Parameter(torch.ones(...))`."""
+        import ast
+
+        if self.init is None:
+            return None
+        for node in ast.walk(ast.parse(origin.code_of(self.init))):
+            match node:
+                case ast.Assign(
+                    targets=[ast.Attribute(value=ast.Name(id="self"), attr=attribute)],
+                    value=ast.Call(args=[ast.Call(func=function)]),
+                ) if attribute == name:
+                    maker = ast.unparse(function).removeprefix("torch.")
+                    return maker if maker in ("ones", "zeros", "randn", "rand", "empty") else None
+        return None
+
+    def _buffer(self, path: str, name: str, value: torch.Tensor | None, module: nn.Module) -> Expr:
+        persistent = name not in module._non_persistent_buffers_set
+        if value is None:
+            tensor: Expr = NONE
+        elif persistent or value.is_meta:
+            sizes = tuple(
+                _positional(f"size{i}", Literal(n, True)) for i, n in enumerate(value.shape)
+            )
+            dtype = Argument("dtype", Literal(value.dtype), Literal(torch.float32))
+            tensor = Call(Reference("torch.zeros", "import torch"), (*sizes, dtype))
+        elif value.numel() <= 256:
+            tensor = Call(
+                Reference("torch.tensor", "import torch"),
+                (
+                    _positional("data", Literal(value.tolist())),
+                    Argument("dtype", Literal(value.dtype), Literal(torch.float32)),
+                ),
+            )
+        else:
+            raise WriterError(
+                f"{self.cls.__name__}.{name} at {path}: a buffer of {value.numel()} values that the "
+                f"state_dict does not hold; expected persistent=True or at most 256 values"
+            )
+        return Call(
+            Reference("self.register_buffer"),
+            (
+                _positional("name", Literal(name)),
+                _positional("tensor", tensor),
+                Argument("persistent", Literal(persistent), Literal(True)),
+            ),
+        )
+
+
+class _Definitions:
+    """The definitions of a generated file: classes of the network, and what their code uses."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+        self._order: dict[tuple[str, int], str] = {}
+        self._names: dict[str, str] = {}
+        self.modules: list[str] = []
+        self.future_annotations = False
+
+    def collect(self) -> None:
+        for plan in self.writer.plans.values():
+            self._claim(plan.cls.__name__, plan.cls.__module__)
+        for plan in self.writer.plans.values():
+            node = self._class(plan)
+            self._place(plan.source, plan.cls.__qualname__.split(".")[0], origin.code_of(node))
+            for code, source in plan.kept_code():
+                self._resolve(code, source)
+            self._resolve(_class_attributes_code(node), plan.source)
+
+    def names(self) -> set[str]:
+        return set(self._names)
+
+    def in_order(self) -> list[str]:
+        """Modules in the order in which they depend on each other, each in its own order."""
+        rank = {name: i for i, name in enumerate(self.modules)}
+        keys = sorted(self._order, key=lambda key: (-rank[key[0]], key[1]))
+        return [self._order[key] for key in keys]
+
+    def _claim(self, name: str, module: str) -> bool:
+        """Whether the name is new; WriterError where another module's definition has it."""
+        known = self._names.setdefault(name, module)
+        if known != module:
+            raise WriterError(
+                f"name {name}: defined in both {known} and {module}; rename one of the two"
+            )
+        return True
+
+    def _place(self, source: origin.ModuleSource, name: str, code: str) -> None:
+        if source.name not in self.modules:
+            self.modules.append(source.name)
+        self._order[(source.name, source.position[name])] = code
+        self.future_annotations |= source.future_annotations
+
+    def _resolve(self, code: str, source: origin.ModuleSource) -> None:
+        """Bring in what the code takes from its module."""
+        for name in sorted(origin.global_names(code)):
+            self._bring(name, source)
+
+    def _bring(self, name: str, source: origin.ModuleSource) -> None:
+        if name in source.definitions:
+            if name in self._names and self._names[name] == source.name:
+                return
+            self._claim(name, source.name)
+            node = source.definitions[name]
+            if isinstance(node, cst.ClassDef):
+                node = _without_own_decorators(node, source)
+            text = origin.code_of(node)
+            self._place(source, name, text)
+            self._resolve(text, source)
+            return
+        statement = source.imports.get(name)
+        if statement is None:
+            return  # the linter names it if it is really undefined
+        target, imported = _import_target(statement)
+        if origin.is_library(target):
+            self.writer.imports.need(name, statement)
+            return
+        if target.split(".")[0] == "pruners":
+            raise WriterError(
+                f"{source.name}: the kept code uses {name} from {target}, which a generated file "
+                f"must not import; use something else in the methods of the network"
+            )
+        if not imported or imported != name:
+            raise WriterError(
+                f"{source.name}: `{statement}` brings in a module, or a name under another one; "
+                f"expected `from {target} import {imported or '...'}`"
+            )
+        self._bring(name, origin.module_source(target))
+
+    # -- one class
+
+    def _class(self, plan: _ClassPlan) -> cst.ClassDef:
+        base = next(c for c in plan.cls.__mro__ if c.__module__.startswith("torch."))
+        reference = to_code(describe.nn_reference(base), self.writer.imports)
+        body: list[cst.BaseStatement] = []
+        first = plan.node.body.body[0]
+        if _is_docstring(first):
+            body.append(cst.ensure_type(first, cst.SimpleStatementLine))
+        body += self._class_attributes(plan)
+        init = self._init(plan)
+        if init is not None:
+            body.append(init)
+        for nodes, _ in plan.methods.values():
+            body += [_spaced(node) for node in nodes]
+        comments = [line for line in plan.node.leading_lines if line.comment is not None]
+        kept = _without_own_decorators(plan.node, plan.source)
+        return cst.ClassDef(
+            name=plan.node.name,
+            bases=[cst.Arg(reference)],
+            decorators=kept.decorators,
+            leading_lines=comments,
+            body=cst.IndentedBlock(body or [cst.parse_statement("pass")]),
+        )
+
+    def _class_attributes(self, plan: _ClassPlan) -> list[cst.BaseStatement]:
+        """The assignments in the class body that kept code reads."""
+        read: set[str] = set()
+        for other in self.writer.plans.values():
+            read |= other.other_reads
+        read |= plan.own_reads
+        found: dict[str, cst.BaseStatement] = {}
+        for cls, source in plan.lineage:
+            for statement in source.class_node(cls).body.body:
+                if isinstance(statement, cst.SimpleStatementLine):
+                    for name in origin.defined_names(statement):
+                        if name in read and name not in plan.instances[0].__dict__:
+                            found.setdefault(name, statement)
+        return list(found.values())
+
+    def _init(self, plan: _ClassPlan) -> cst.FunctionDef | None:
+        constructor = plan.constructor
+        params = [cst.Param(cst.Name("self"))]
+        for parameter in constructor.parameters:
+            annotation, needs = _annotation(parameter.values, parameter.default)
+            if needs:
+                self.writer.imports.need(*needs)
+            default = parameter.default
+            params.append(
+                cst.Param(
+                    cst.Name(checked_identifier(parameter.name)),
+                    annotation=cst.Annotation(cst.parse_expression(annotation)),
+                    default=None if default is None else to_code(default, self.writer.imports),
+                )
+            )
+        if plan.instances == [self.writer.network]:
+            params += self._root_parameters(plan)
+        taken = {p.name.value for p in params}
+        for name, value in plan.init_arguments.items():
+            if name not in taken:
+                params.append(cst.Param(cst.Name(name), default=value, annotation=_of(plan, name)))
+        comments = initialisation.comments_before(plan.init) if plan.init else {}
+        body: list[cst.BaseStatement] = [cst.parse_statement("super().__init__()")]
+        for name, expr in constructor.body.items():
+            statements = self._assignment(name, expr)
+            if name in comments:
+                statements[0] = statements[0].with_changes(leading_lines=comments[name])
+            body += statements
+        body += plan.init_statements
+        if len(body) == 1:
+            return None
+        return cst.FunctionDef(
+            name=cst.Name("__init__"),
+            params=cst.Parameters(params),
+            body=cst.IndentedBlock(body),
+            returns=cst.Annotation(cst.Name("None")),
+            leading_lines=[cst.EmptyLine()],
+        )
+
+    def _root_parameters(self, plan: _ClassPlan) -> list[cst.Param]:
+        variables = {v.name: v for v in self.writer._free.values()}
+        params = []
+        for variable in variables.values():
+            annotation, _ = _annotation((Literal(variable.value),), None)
+            params.append(
+                cst.Param(
+                    cst.Name(checked_identifier(variable.name)),
+                    annotation=cst.Annotation(cst.parse_expression(annotation)),
+                    default=to_code(Literal(variable.value), self.writer.imports),
+                )
+            )
+        return params
+
+    def _assignment(self, name: str, expr: Expr) -> list[cst.BaseStatement]:
+        imports = self.writer.imports
+        if isinstance(expr, Call) and expr.function.name.startswith("self."):
+            return [cst.SimpleStatementLine([cst.Expr(to_code(expr, imports))])]
+        target = cst.AssignTarget(
+            cst.Attribute(cst.Name("self"), cst.Name(checked_identifier(name)))
+        )
+
+        def assign(value: Expr) -> cst.SimpleStatementLine:
+            return cst.SimpleStatementLine([cst.Assign([target], to_code(value, imports))])
+
+        if isinstance(expr, Either) and isinstance(expr.then, Call):
+            switched = cst.If(
+                test=to_code(expr.flag, imports), body=cst.IndentedBlock([assign(expr.then)])
+            )
+            return [assign(expr.otherwise), switched]
+        return [assign(expr)]
+
+
+def _positional(name: str, value: Expr) -> Argument:
+    return Argument(name, value, positional=True)
+
+
+def _closure(start: Iterable[str], reads: Mapping[str, set[str]]) -> set[str]:
+    seen: set[str] = set()
+    pending = list(start)
+    while pending:
+        name = pending.pop()
+        if name not in seen and name in reads:
+            seen.add(name)
+            pending.extend(reads[name])
+    return seen
+
+
+def _is_static(methods: Sequence[cst.FunctionDef]) -> bool:
+    return any(
+        isinstance(d.decorator, cst.Name) and d.decorator.value in ("staticmethod", "classmethod")
+        for method in methods
+        for d in method.decorators
+    )
+
+
+def _is_docstring(statement: cst.CSTNode) -> bool:
+    return (
+        isinstance(statement, cst.SimpleStatementLine)
+        and isinstance(statement.body[0], cst.Expr)
+        and isinstance(statement.body[0].value, (cst.SimpleString, cst.ConcatenatedString))
+    )
+
+
+def _spaced(node: cst.FunctionDef) -> cst.FunctionDef:
+    comments = [line for line in node.leading_lines if line.comment is not None]
+    return node.with_changes(leading_lines=[cst.EmptyLine(), *comments])
+
+
+def _without_own_decorators(node: cst.ClassDef, source: origin.ModuleSource) -> cst.ClassDef:
+    """Without decorators that come from neither Python nor torch: they speak to other programs."""
+    kept = []
+    for decorator in node.decorators:
+        root = origin.code_of(decorator.decorator).split("(")[0].split(".")[0]
+        target = _import_target(source.imports.get(root, ""))[0]
+        if target and target.split(".")[0] != "pruners" and origin.is_library(target):
+            kept.append(decorator)
+    return node.with_changes(decorators=kept)
+
+
+def _import_target(statement: str) -> tuple[str, str]:
+    """(module, imported name) of an import of one name; the name is empty for `import x`."""
+    import ast
+
+    if not statement:
+        return "", ""
+    node = ast.parse(statement).body[0]
+    if isinstance(node, ast.ImportFrom):
+        return node.module or "", node.names[0].name
+    assert isinstance(node, ast.Import)
+    return node.names[0].name, ""
+
+
+def _without_absent_classes(
+    statement: cst.BaseStatement, present: set[str], source: origin.ModuleSource
+) -> cst.BaseStatement | None:
+    """The statement without branches for instances of classes that the network does not hold."""
+    own = {n for n, node in source.definitions.items() if isinstance(node, cst.ClassDef)}
+    own |= {
+        name
+        for name, text in source.imports.items()
+        if not origin.is_library(_import_target(text)[0]) and name[:1].isupper()
+    }
+    result = statement.visit(_DropBranches(own - present))
+    if isinstance(result, cst.RemovalSentinel) or _is_idle(result):
+        return None
+    assert isinstance(result, cst.BaseStatement)
+    return result
+
+
+class _DropBranches(cst.CSTTransformer):
+    """Removes `if isinstance(m, Absent)` branches."""
+
+    def __init__(self, absent: set[str]) -> None:
+        self.absent = absent
+
+    def leave_If(
+        self, original_node: cst.If, updated_node: cst.If
+    ) -> cst.If | cst.RemovalSentinel | cst.BaseStatement:
+        if not self._is_dead(original_node.test):
+            return updated_node
+        if updated_node.orelse is None:
+            return cst.RemoveFromParent()
+        if isinstance(updated_node.orelse, cst.If):
+            return updated_node.orelse
+        return cst.If(test=cst.Name("True"), body=updated_node.orelse.body)
+
+    def _is_dead(self, test: cst.BaseExpression) -> bool:
+        if isinstance(test, cst.BooleanOperation) and isinstance(test.operator, cst.And):
+            return self._is_dead(test.left) or self._is_dead(test.right)
+        if (
+            isinstance(test, cst.Call)
+            and isinstance(test.func, cst.Name)
+            and test.func.value == "isinstance"
+            and len(test.args) == 2
+        ):
+            kinds = test.args[1].value
+            names = [e.value for e in kinds.elements] if isinstance(kinds, cst.Tuple) else [kinds]
+            return all(isinstance(n, cst.Name) and n.value in self.absent for n in names)
+        return False
+
+
+def _is_idle(node: cst.CSTNode) -> bool:
+    """Whether only empty loops and branches are left."""
+    if isinstance(node, (cst.For, cst.If, cst.With)):
+        inner = node.body.body if isinstance(node.body, cst.IndentedBlock) else ()
+        return all(_is_idle(statement) for statement in inner)
+    return False
+
+
+def _first_line(statement: cst.BaseStatement) -> str:
+    return origin.code_of(statement).strip().splitlines()[0]
+
+
+def _class_attributes_code(node: cst.ClassDef) -> str:
+    """The statements of a class body outside of its methods, for the names that they use."""
+    lines = [s for s in node.body.body if not isinstance(s, cst.FunctionDef)]
+    return "\n".join(origin.code_of(s) for s in lines)
+
+
+def _of(plan: _ClassPlan, argument: str) -> cst.Annotation | None:
+    """The original annotation of an argument, where it is a builtin type."""
+    assert plan.init is not None
+    for parameter in initialisation._parameters(plan.init):
+        if parameter.name.value == argument and parameter.annotation is not None:
+            code = origin.code_of(parameter.annotation.annotation)
+            return parameter.annotation if code in ("bool", "int", "float", "str") else None
+    return None
+
+
+def _annotation(values: Sequence[Expr], default: Expr | None) -> tuple[str, tuple[str, str] | None]:
+    """The type of a parameter, and the import that it needs."""
+    kinds: set[str] = set()
+    needs: tuple[str, str] | None = None
+    for value in (*values, *(() if default is None else (default,))):
+        if isinstance(value, (Literal, Variable)):
+            kinds.add(_type_of(value.value))
+        else:
+            kinds.add("nn.Module")
+            needs = ("nn", describe.NN)
+    if {"int", "float"} <= kinds:
+        kinds.discard("int")
+    return " | ".join(sorted(kinds - {"None"}) + (["None"] if "None" in kinds else [])), needs
+
+
+def _type_of(value: Any) -> str:
+    if isinstance(value, tuple) and value:
+        return f"tuple[{', '.join(_type_of(item) for item in value)}]"
+    return "None" if value is None else type(value).__name__
+
+
+def _docstring(text: str) -> str:
+    """The text as a docstring, whatever it holds."""
+    safe = text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+    if safe.endswith('"'):
+        safe = safe[:-1] + '\\"'
+    return f'"""{safe}\n"""' if "\n" in safe else f'"""{safe}"""'

@@ -1,0 +1,412 @@
+"""One constructor for all instances of a class: what they agree on becomes a constant, what
+differs becomes a parameter.
+
+Every instance is a record of expressions, one for each attribute. Two residual blocks
+
+    conv1 = Conv2d(16, 9, kernel_size=3, stride=1)    downsample = None
+    conv2 = Conv2d(9, 16, kernel_size=3, stride=1)
+
+    conv1 = Conv2d(16, 30, kernel_size=3, stride=2)   downsample = Conv2d(16, 21, 1, stride=2)
+    conv2 = Conv2d(30, 21, kernel_size=3, stride=1)
+
+are laid over each other. Places that differ become *columns*, with one value an instance: conv1's
+inputs (16, 16), its outputs (9, 30), its stride (1, 2), conv2's inputs (9, 30), its outputs
+(16, 21). Columns of the same kind that are equal in every instance are one parameter: (9, 30)
+becomes `conv1_channels`. Where instances differ in structure, as in `downsample`, the class builds
+one or the other by a flag; columns inside such a part have values only where it exists, and take
+the parameter of a full column that agrees there.
+"""
+
+from __future__ import annotations
+
+import keyword
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from pruners.expressions import (
+    NONE,
+    Argument,
+    Call,
+    Dictionary,
+    Either,
+    Expr,
+    Literal,
+    Reference,
+    Sequence_,
+    Variable,
+)
+
+Record = Mapping[str, Expr]
+"""The attributes of one instance, in the order in which `__init__` makes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter of the generated constructor."""
+
+    name: str
+    values: tuple[Expr, ...]
+    """One an instance."""
+    default: Expr | None
+    """None: required."""
+    width: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Constructor:
+    """A class's `__init__`: its parameters, and what it assigns."""
+
+    parameters: tuple[Parameter, ...]
+    body: Record
+
+    def arguments(self, instance: int) -> tuple[Argument, ...]:
+        """What the constructor is called with to get this instance."""
+        return tuple(
+            Argument(p.name, p.values[instance], p.default, positional=p.default is None)
+            for p in self.parameters
+        )
+
+
+def unify(records: Sequence[Record]) -> Constructor:
+    """Lay the instances of a class over each other."""
+    names = _merged_order([list(record) for record in records])
+    sheet = _Sheet(len(records))
+    everyone = tuple(range(len(records)))
+    body: dict[str, Expr] = {}
+    for name in names:
+        body[name] = sheet.lay([r.get(name, NONE) for r in records], everyone, (name,))
+    return sheet.finish(body)
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """A place whose value differs between instances: the number of a column."""
+
+    column: int
+
+
+@dataclass(slots=True)
+class _Column:
+    path: tuple[str, ...]
+    """Where it stands: attribute, then positions and argument names downwards."""
+    values: dict[int, Expr]
+    """By instance; only those that have the place."""
+    width: bool = False
+    flag: bool = False
+    part: bool = False
+    """Whether the value is more than a constant: a part of the network that is handed in."""
+    default: Expr | None = None
+    owner: int = field(default=-1)
+    """The column whose parameter serves this one; itself unless merged."""
+    constant: Expr | None = None
+    """The value, where the column needs no parameter after all."""
+
+    @property
+    def argument(self) -> str:
+        return self.path[-1]
+
+
+class _Sheet:
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.columns: list[_Column] = []
+
+    def lay(self, exprs: Sequence[Expr], instances: tuple[int, ...], path: tuple[str, ...]) -> Expr:
+        """The template that gives every expression when its slots are filled."""
+        first = exprs[0]
+        symbolic = any(_has_variable(expr) for expr in exprs)
+        # In a part that only some instances have, a constant may be a parameter of the others.
+        partial = len(instances) < self.count and isinstance(first, (Literal, Call))
+        if all(expr == first for expr in exprs) and not symbolic and not partial:
+            return first
+        if all(isinstance(expr, (Literal, Variable)) for expr in exprs):
+            return self._slot(path, exprs, instances)
+        shapes = dict[str, list[int]]()
+        for i, expr in enumerate(exprs):
+            shapes.setdefault(_skeleton(expr), []).append(i)
+        if len(shapes) == 1:
+            return self._descend(exprs, instances, path)
+        if len(shapes) == 2:
+            return self._either(exprs, instances, path, list(shapes.values()))
+        return self._slot(path, exprs, instances, part=True)
+
+    def _descend(
+        self, exprs: Sequence[Expr], instances: tuple[int, ...], path: tuple[str, ...]
+    ) -> Expr:
+        match exprs[0]:
+            case Call(function, arguments, table):
+                laid = []
+                for k, argument in enumerate(arguments):
+                    values = [e.arguments[k].value for e in exprs if isinstance(e, Call)]
+                    value = self.lay(values, instances, (*path, argument.name))
+                    laid.append(replace(argument, value=value))
+                return Call(function, tuple(laid), table)
+            case Sequence_(items, brackets):
+                columns = zip(*(e.items for e in exprs if isinstance(e, Sequence_)), strict=True)
+                return Sequence_(
+                    tuple(self.lay(c, instances, (*path, str(k))) for k, c in enumerate(columns)),
+                    brackets,
+                )
+            case Dictionary(items):
+                return Dictionary(
+                    tuple(
+                        (
+                            key,
+                            self.lay(
+                                [e.items[k][1] for e in exprs if isinstance(e, Dictionary)],
+                                instances,
+                                (*path, key),
+                            ),
+                        )
+                        for k, (key, _) in enumerate(items)
+                    )
+                )
+        return self._slot(path, exprs, instances, part=True)
+
+    def _either(
+        self,
+        exprs: Sequence[Expr],
+        instances: tuple[int, ...],
+        path: tuple[str, ...],
+        parts: list[list[int]],
+    ) -> Expr:
+        # The larger structure is the one that the flag switches on.
+        parts.sort(key=lambda part: len(_skeleton(exprs[part[0]])), reverse=True)
+        on, off = parts
+        flags = [Literal(i in on) for i in range(len(exprs))]
+        slot = self._slot(path, flags, instances, flag=True)
+        then, otherwise = (
+            self.lay([exprs[i] for i in part], tuple(instances[i] for i in part), path)
+            for part in (on, off)
+        )
+        return Either(slot, then, otherwise)
+
+    def _slot(
+        self,
+        path: tuple[str, ...],
+        exprs: Sequence[Expr],
+        instances: tuple[int, ...],
+        flag: bool = False,
+        part: bool = False,
+    ) -> Expr:
+        width = all(e.width for e in exprs if isinstance(e, (Literal, Variable))) and not part
+        self.columns.append(
+            _Column(path, dict(zip(instances, exprs, strict=True)), width and not flag, flag, part)
+        )
+        return _Slot(len(self.columns) - 1)  # type: ignore[return-value]
+
+    def finish(self, body: Record) -> Constructor:
+        """Merge the columns, name them, and put their names into the slots."""
+        self._merge()
+        owners = [i for i, c in enumerate(self.columns) if c.owner == i and c.constant is None]
+        names = self._names(owners)
+        parameters = {i: self._parameter(i, names[i]) for i in owners}
+        filled = {
+            name: self._fill(expr, [self._value(c, parameters) for c in self.columns])
+            for name, expr in body.items()
+        }
+        ordered = sorted(
+            owners,
+            key=lambda i: (
+                parameters[i].default is not None,
+                self.columns[i].flag,
+                _rank(parameters[i].name),
+                owners.index(i),
+            ),
+        )
+        return Constructor(tuple(parameters[i] for i in ordered), filled)
+
+    def _merge(self) -> None:
+        full = [i for i, c in enumerate(self.columns) if len(c.values) == self.count]
+        for i in full:
+            column = self.columns[i]
+            column.owner = next(
+                j
+                for j in full
+                if _kind(self.columns[j]) == _kind(column)
+                and self.columns[j].values == column.values
+            )
+        for i, column in enumerate(self.columns):
+            if column.owner >= 0:
+                continue
+            candidates = [
+                j
+                for j, other in enumerate(self.columns)
+                if other.owner == j
+                and other.constant is None
+                and _kind(other) == _kind(column)
+                and all(other.values.get(k) == v for k, v in column.values.items())
+            ]
+            # A shortcut reads what the block reads and makes what the block makes.
+            candidates.sort(reverse=not column.argument.startswith("in_"))
+            values = list(column.values.values())
+            if not candidates and not column.flag and all(v == values[0] for v in values):
+                column.constant = values[0]
+            column.owner = candidates[0] if candidates else i
+
+    def _parameter(self, i: int, name: str) -> Parameter:
+        column = self.columns[i]
+        present = list(column.values.values())
+        if column.flag:
+            default: Expr | None = Literal(False)
+        elif len(column.values) < self.count:
+            default = present[0] if not column.width else Literal(0, width=True)
+        elif column.width or column.part:
+            default = None
+            if column.part and NONE in present:
+                default = NONE
+        elif any(isinstance(v, Variable) for v in present):
+            default = None
+        else:
+            counts = Counter(present)
+            default = max(counts, key=lambda v: (counts[v], -present.index(v)))
+        values = tuple(column.values.get(k, default or NONE) for k in range(self.count))
+        return Parameter(name, values, default, column.width)
+
+    def _names(self, owners: list[int]) -> dict[int, str]:
+        widths = [i for i in owners if self.columns[i].width]
+        members = {i: [c for c in self.columns if c.owner == i] for i in owners}
+        names: dict[int, str] = {}
+        taken: set[str] = set()
+
+        def give(i: int, *choices: str) -> None:
+            for choice in (*choices, *(f"{choices[-1]}_{n}" for n in range(2, 1000))):
+                if choice not in taken and choice.isidentifier() and not keyword.iskeyword(choice):
+                    names[i] = choice
+                    taken.add(choice)
+                    return
+
+        if widths:
+            first = next(
+                (c for c in self.columns if c.width and c.argument.startswith("in_")), None
+            )
+            if first is not None:
+                give(first.owner, first.argument)
+            lasts = [c for c in self.columns if c.width and c.argument.startswith("out_")]
+            main = [c for c in lasts if len(c.values) == self.count] or lasts
+            if main and main[-1].owner not in names:
+                give(main[-1].owner, main[-1].argument)
+        middle = [i for i in widths if i not in names]
+        for i in middle:
+            makers = [c for c in members[i] if c.argument.startswith("out_")] or members[i]
+            layer = "_".join(makers[0].path[:-1])
+            own_name = makers[0].argument if len(makers[0].path) == 1 else ""
+            nested = len(makers[0].path) > 2
+            if own_name:
+                give(i, own_name)
+            elif nested and len(middle) == 1:
+                give(i, "hidden_channels", f"{layer}_channels")
+            else:
+                give(i, f"{layer}_channels")
+        for i in owners:
+            if i in names:
+                continue
+            column = self.columns[i]
+            if column.flag or column.part or len(column.path) == 1:
+                give(i, column.path[0], "_".join(column.path))
+                continue
+            same = [j for j in owners if self.columns[j].argument == column.argument]
+            long = "_".join(column.path)
+            give(i, *([column.argument] if same[0] == i else []), long)
+        return names
+
+    @staticmethod
+    def _value(column: _Column, parameters: Mapping[int, Parameter]) -> Expr:
+        if column.constant is not None:
+            return column.constant
+        parameter = parameters[column.owner]
+        return Variable(parameter.name, None, parameter.width)
+
+    def _fill(self, expr: Expr, slots: Sequence[Expr]) -> Expr:
+        match expr:
+            case _Slot(column):
+                return slots[column]
+            case Call(function, arguments, table):
+                return Call(
+                    function,
+                    tuple(replace(a, value=self._fill(a.value, slots)) for a in arguments),
+                    table,
+                )
+            case Sequence_(items, brackets):
+                return Sequence_(tuple(self._fill(item, slots) for item in items), brackets)
+            case Dictionary(items):
+                return Dictionary(tuple((k, self._fill(v, slots)) for k, v in items))
+            case Either(flag, then, otherwise):
+                return Either(
+                    self._fill(flag, slots),
+                    self._fill(then, slots),
+                    self._fill(otherwise, slots),
+                )
+        return expr
+
+
+def _kind(column: _Column) -> str:
+    """Columns of different kinds are different parameters, also where their values agree."""
+    if column.flag:
+        return "flag"
+    if column.part:
+        return "part"
+    return "width" if column.width else f"argument {column.argument}"
+
+
+def _rank(name: str) -> int:
+    """What comes in first, what goes out last among the widths."""
+    if name.startswith("in_"):
+        return 0
+    return 2 if name.startswith("out_") else 1
+
+
+def _skeleton(expr: Expr) -> str:
+    """Two expressions can be laid over each other where their skeletons are equal."""
+    match expr:
+        case Literal(None):
+            return "None"
+        case Literal() | Variable():
+            return "."
+        case Reference(name):
+            return name
+        case Call(function, arguments):
+            inner = ", ".join(f"{a.name}={_skeleton_of_argument(a.value)}" for a in arguments)
+            return f"{function.name}({inner})"
+        case Sequence_(items, brackets):
+            return brackets + ", ".join(_skeleton(item) for item in items)
+        case Dictionary(items):
+            return "{" + ", ".join(f"{k}: {_skeleton(v)}" for k, v in items)
+        case Either(flag, then, otherwise):
+            return f"{_skeleton(then)} if {_skeleton(flag)} else {_skeleton(otherwise)}"
+    return "slot"
+
+
+def _skeleton_of_argument(expr: Expr) -> str:
+    # An argument may be None here and a number there; a layer may not.
+    return "." if isinstance(expr, Literal) else _skeleton(expr)
+
+
+def _has_variable(expr: Expr) -> bool:
+    match expr:
+        case Variable():
+            return True
+        case Call(_, arguments):
+            return any(_has_variable(a.value) for a in arguments)
+        case Sequence_(items):
+            return any(_has_variable(item) for item in items)
+        case Dictionary(items):
+            return any(_has_variable(v) for _, v in items)
+        case Either(_, then, otherwise):
+            return _has_variable(then) or _has_variable(otherwise)
+    return False
+
+
+def _merged_order(orders: Sequence[list[str]]) -> list[str]:
+    """One order of all names that keeps, for every instance, the order of its own."""
+    merged: list[str] = []
+    for order in orders:
+        at = 0
+        for name in order:
+            if name in merged:
+                at = merged.index(name) + 1
+            else:
+                merged.insert(at, name)
+                at += 1
+    return merged
