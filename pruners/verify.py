@@ -36,6 +36,8 @@ from pruners.channel_graph import Indices, Kept
 from pruners.errors import PrunerError, VerificationError
 from pruners.verify_child import PROJECT, MismatchError, flatten_output, quoted_tail
 
+# Importing torch on a busy machine.
+_START_S = 60.0
 _CHILD = Path(__file__).with_name("verify_child.py")
 _TOLERANCES = {
     torch.float64: 1e-12,
@@ -313,7 +315,7 @@ def verify(cases: Sequence[Case], *, timeout: float = 600.0) -> list[Outcome]:
     that is gone takes the cases not finished yet with it.
 
     Args:
-        timeout: seconds that the start, or any one case, may take.
+        timeout: seconds that any one case may take; the start has a minute more.
 
     Returns:
         One outcome a case, in order.
@@ -459,7 +461,7 @@ def _watch(job: Path, empty: Path, timeout: float) -> str:
             start_new_session=True,
         )
         try:
-            seen, deadline = 0, time.monotonic() + timeout
+            seen, deadline = 0, time.monotonic() + _START_S + timeout
             while True:
                 with suppress(subprocess.TimeoutExpired):
                     code = process.wait(timeout=0.1)

@@ -18,6 +18,7 @@ import functools
 import importlib
 import importlib.abc
 import importlib.machinery
+import io
 import json
 import os
 import shutil
@@ -392,6 +393,9 @@ def _doubled(tensor: Tensor) -> Tensor:
 def main(job: Path) -> None:
     """Run every case of the job; a case that fails, in whatever way, does not stop the others."""
     _leave_with_the_parent()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What is printed must not wait in a buffer when a case hangs, or show up in the next one.
+        sys.stdout.reconfigure(line_buffering=True)
     # Nothing is to lie in a case's folder that the case did not put there.
     sys.dont_write_bytecode = True
     for name in [name for name in sys.modules if name.partition(".")[0] == PROJECT]:
