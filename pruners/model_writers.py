@@ -49,30 +49,24 @@ _CALLED_BY_TORCH = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Naming:
-    """How a generated file presents itself."""
-
-    factory: str
-    """Name of the function that builds the network."""
-    header: str
-    """Docstring of the file."""
-
-
 class Writer:
     """Writes one network.
 
     Args:
         network: the slim network; meta tensors do.
-        original: the network that it came from, for the values that a slim one no longer shows.
+        factory: name of the function that builds it.
 
     Attributes:
         warnings: what could not be kept of the original, a line each.
+        factory: the function's name in the file: `build_NAME` where the file has NAME already.
+
+    Raises:
+        WriterError: a part of the network cannot be written; names it.
     """
 
     register_writer = staticmethod(register_writer)
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, factory: str) -> None:
         self.network = network
         self.warnings: list[str] = []
         self._imports = Imports()
@@ -83,25 +77,24 @@ class Writer:
             self._classes.setdefault(type(module), []).append((path, module))
         self._free: dict[tuple[str, str], Variable] = {}
 
-    def source(self, naming: Naming) -> str:
-        """The text of the model description file.
-
-        Raises:
-            WriterError: a part of the network cannot be written; names it.
-        """
-        root = type(self.network)
-        if describe.is_torch_layer(self.network):
+        root = type(network)
+        if describe.is_torch_layer(network):
             raise WriterError(
                 f"the network is a bare {root.__name__}; expected a class of your own with a "
                 f"forward, so that the generated file has a class to name"
             )
         self._open_arguments()
         self._plan(root)
-        definitions = _Definitions(self)
-        definitions.collect()
-        dtype = self._dtype()
-        self._imports.need("torch", "import torch")
-        self._imports.need("Path", "from pathlib import Path")
+        self._definitions = _Definitions(self)
+        self._definitions.collect()
+        taken = factory in self._definitions.names()
+        self.factory = checked_identifier(f"build_{factory}" if taken else factory)
+
+    def source(self, header: str) -> str:
+        """The text of the model description file; `header` becomes its docstring."""
+        imports = Imports(dict(self._imports.statements))
+        imports.need("torch", "import torch")
+        imports.need("Path", "from pathlib import Path")
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(TEMPLATES),
             undefined=jinja2.StrictUndefined,
@@ -110,13 +103,13 @@ class Writer:
             autoescape=False,  # Python, not HTML; values are code from libcst or checked names
         )
         code = environment.get_template("model.py.j2").render(
-            docstring=_docstring(naming.header),
-            future_annotations=definitions.future_annotations,
-            imports=sorted(self._imports.statements.values()),
-            definitions=definitions.in_order(),
-            factory=checked_identifier(self._factory_name(naming.factory, definitions)),
-            root=checked_identifier(root.__name__),
-            dtype=dtype,
+            docstring=_docstring(header),
+            future_annotations=self._definitions.future_annotations,
+            imports=sorted(imports.statements.values()),
+            definitions=self._definitions.in_order(),
+            factory=self.factory,
+            root=checked_identifier(type(self.network).__name__),
+            dtype=self._dtype(),
         )
         return format_source(code)
 
@@ -167,10 +160,6 @@ class Writer:
     def _dtype(self) -> str:
         kinds = {t.dtype for t in self.network.state_dict().values() if t.is_floating_point()}
         return str(kinds.pop()) if len(kinds) == 1 and kinds != {torch.float32} else ""
-
-    @staticmethod
-    def _factory_name(name: str, definitions: _Definitions) -> str:
-        return f"build_{name}" if name in definitions.names() else name
 
     @property
     def imports(self) -> Imports:

@@ -1,0 +1,104 @@
+"""Imports model classes from files and from text."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import linecache
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+from torch import nn
+
+from pruners.errors import PrunerError, did_you_mean
+
+
+def import_source(name: str, source: str) -> ModuleType:
+    """A module made of source text; tracebacks and `inspect.getsource` find its lines."""
+    digest = hashlib.sha256(source.encode()).hexdigest()[:12]
+    unique = f"_generated_{name}_{digest}"
+    if unique in sys.modules:
+        return sys.modules[unique]
+    module = ModuleType(unique)
+    filename = f"<generated {name} {digest}>"
+    module.__file__ = filename
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    sys.modules[unique] = module
+    try:
+        exec(compile(source, filename, "exec"), module.__dict__)
+    except BaseException:
+        del sys.modules[unique]
+        raise
+    return module
+
+
+def class_from_file(path: Path, class_name: str) -> type[nn.Module]:
+    """A class of a user's Python file, which is imported and so runs.
+
+    The folder of the file (of its outermost package, where there are `__init__.py` files) is
+    importable meanwhile, as it would be for a script.
+
+    Raises:
+        PrunerError: there is no such file, it raises on import, or it has no such class.
+    """
+    if not path.is_file():
+        raise PrunerError(f"--arch {path}:{class_name}: no such file; expected FILE.py:CLASS")
+    root, name = path.resolve().parent, path.stem
+    while (root / "__init__.py").exists():
+        root, name = root.parent, f"{root.name}.{name}"
+    module = _imported(path.resolve(), root, name, f"--arch {path}:{class_name}")
+    cls = getattr(module, class_name, None)
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+        classes = [
+            n
+            for n, value in vars(module).items()
+            if isinstance(value, type)
+            and issubclass(value, nn.Module)
+            and value.__module__ == module.__name__
+        ]
+        raise PrunerError(
+            f"--arch {path}:{class_name}: the file has no such torch.nn.Module class"
+            f"{did_you_mean(class_name, classes)}; it has {', '.join(classes) or 'none'}"
+        )
+    return cls
+
+
+def _imported(path: Path, root: Path, name: str, what: str) -> ModuleType:
+    known = sys.modules.get(name)
+    if known is not None and getattr(known, "__file__", None) == str(path):
+        return known
+    if known is not None:
+        # Another module has this name: keep both apart.
+        digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+        name = f"{path.stem}_{digest}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PrunerError(f"{what}: not a Python file; expected FILE.py:CLASS")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    with _importable(root):
+        try:
+            if "." in name:
+                importlib.import_module(name.rpartition(".")[0])
+            spec.loader.exec_module(module)
+        except Exception as error:
+            sys.modules.pop(name, None)
+            raise PrunerError(
+                f"{what}: importing the file raised {type(error).__name__}: "
+                f"{' '.join(str(error).split())}"
+            ) from error
+    return module
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """The folder at the head of sys.path, for the time of an import."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        if str(folder) in sys.path:
+            sys.path.remove(str(folder))

@@ -1,0 +1,169 @@
+"""What was removed and why, as plain values: the report, the header of the file, the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pruners.version import __version__
+from pruners.channel_graph import Axis, ChannelGraph, Kept, Units
+from pruners.metrics import count_macs, count_parameters
+from pruners.verify import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A figure before and after pruning."""
+
+    before: int
+    after: int
+
+    @property
+    def removed_pct(self) -> float:
+        """Percent of the figure that is gone."""
+        return 100 * (self.before - self.after) / self.before if self.before else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What pruning did to a network."""
+
+    network: str
+    """Name of the network."""
+    origin: str
+    """Module and class that it came from."""
+    options: Mapping[str, Any]
+    input_shapes: tuple[tuple[int, ...], ...]
+    """Of one example of every tensor input."""
+    parameters: Change
+    macs: Change
+    """Multiply-accumulates of one example, by torch's flop counter."""
+    widths: Mapping[str, Change]
+    """Output channels of every convolution and Linear, by module path."""
+    kept_because: Mapping[str, str]
+    """For every layer that lost no channel, why."""
+    warnings: tuple[str, ...]
+
+
+def report_on(
+    name: str,
+    models: tuple[nn.Module, nn.Module],
+    example_inputs: Sequence[Any],
+    options: Mapping[str, Any],
+    selection: tuple[ChannelGraph, Units, Kept],
+    warnings: Sequence[str],
+) -> Report:
+    """Figures of a network before and after.
+
+    Args:
+        models: the full network and the slim one, which may be on the meta device.
+        selection: the graph, its units, and what stays.
+    """
+    full, slim = models
+    graph, units, kept = selection
+    cls = type(full)
+    module = cls.__module__ if cls.__module__ != "__main__" else "a script"
+    widths: dict[str, Change] = {}
+    why: dict[str, str] = {}
+    for axis in sorted(graph.outputs(), key=_position(graph)):
+        layer = axis.tensor.rpartition(".")[0]
+        widths[layer] = Change(graph.size(axis), len(kept[axis.tensor][axis.dim]))
+        if widths[layer].before == widths[layer].after:
+            why[layer] = _why(units, axis, options)
+    return Report(
+        network=name,
+        origin=f"{module}.{cls.__qualname__}",
+        options=dict(options),
+        input_shapes=tuple(tuple(x.shape[1:]) for x in example_inputs if isinstance(x, Tensor)),
+        parameters=Change(count_parameters(full), count_parameters(slim)),
+        macs=Change(count_macs(full, example_inputs), count_macs(slim, example_inputs)),
+        widths=widths,
+        kept_because=why,
+        warnings=tuple(warnings),
+    )
+
+
+def header(report: Report, stem: str, factory: str, weights_name: str) -> str:
+    """The docstring of a generated file: what it is, from what, how much smaller, how to load."""
+    shape = ", ".join("x".join(str(n) for n in s) for s in report.input_shapes)
+    parameters, macs, options = report.parameters, report.macs, report.options
+    removed = f"-{parameters.removed_pct:.1f} %"
+    return f"""{report.network}, pruned: {parameters.before:,} -> {parameters.after:,} parameters ({removed}),
+{_si(macs.before)} -> {_si(macs.after)} MACs at {shape}.
+
+Generated from {report.origin}; edit freely. Measure {options["measure"]}, method {options["method"]};
+how it was verified against the original is in the manifest, {stem}.json.
+
+    from {stem} import {factory}
+    model = {factory}(weights="{weights_name}")
+"""
+
+
+def manifest(
+    report: Report, contents: Mapping[str, bytes], outcome: Outcome | None, kept: Kept
+) -> dict[str, Any]:
+    """The manifest of a pruned network; no times, no dates, no paths.
+
+    Args:
+        contents: the files that it describes, by name.
+    """
+    return {
+        "network": report.network,
+        "generated_from": report.origin,
+        "versions": {"pruners": __version__, "torch": torch.__version__},
+        "options": {k: list(v) if isinstance(v, tuple) else v for k, v in report.options.items()},
+        "input_shapes": [list(shape) for shape in report.input_shapes],
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
+        "parameters": _figures(report.parameters),
+        "macs": _figures(report.macs),
+        "verification": None
+        if outcome is None
+        else {
+            "oracle": outcome.oracle,
+            "max_relative_error": float(f"{outcome.error:.1e}"),
+            "tolerance": outcome.tolerance,
+        },
+        "widths": {name: [w.before, w.after] for name, w in report.widths.items()},
+        "kept_because": dict(report.kept_because),
+        "warnings": list(report.warnings),
+        "kept": {name: [dim.tolist() for dim in dims] for name, dims in kept.items()},
+    }
+
+
+def _figures(change: Change) -> dict[str, Any]:
+    return {
+        "before": change.before,
+        "after": change.after,
+        "removed_pct": round(change.removed_pct, 2),
+    }
+
+
+def _why(units: Units, axis: Axis, options: Mapping[str, Any]) -> str:
+    of_layer = np.unique(units.of(axis))
+    frozen = of_layer[units.frozen[of_layer]]
+    if len(frozen):
+        return units.reasons[int(frozen[0])]
+    if options["prune_pct"] == 0:
+        return "nothing was to be removed"
+    if len(of_layer) <= options["min_filters"]:
+        return f"is no wider than min_filters={options['min_filters']}"
+    return "its channels rank above the cut"
+
+
+def _position(graph: ChannelGraph) -> Any:
+    order = {name: i for i, name in enumerate(graph.shapes)}
+    return lambda axis: order[axis.tensor]
+
+
+def _si(count: int) -> str:
+    """40,813,184 as 40.8 M."""
+    for limit, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= limit:
+            return f"{count / limit:.1f} {unit}"
+    return f"{count} "
