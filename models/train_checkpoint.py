@@ -10,8 +10,6 @@ version rounds differently and ends with slightly different weights.
 from __future__ import annotations
 
 import argparse
-import os
-import tempfile
 from pathlib import Path
 
 import torch
@@ -20,9 +18,11 @@ from safetensors.torch import save
 from models.cifar import RESNET20_CHECKPOINT
 from models.cifar.resnet import ResNet
 from pruners.datasets import load_dataset
+from pruners.store import commit
 from pruners.training import accuracy, train
 
 SEED = 0
+COMMAND = "python -m models.train_checkpoint"
 
 
 def train_checkpoint(out: Path, epochs: int) -> float:
@@ -34,31 +34,11 @@ def train_checkpoint(out: Path, epochs: int) -> float:
     splits = load_dataset("Digits")
     train(model, splits, epochs, lr=0.1, seed=SEED, progress=True)
     percent = accuracy(model, splits.test)
-    content = save(
-        model.state_dict(),
-        metadata={
-            "network": "ResNet20",
-            "dataset": splits.name,
-            "test_accuracy": f"{percent:.2f}",
-            "made_by": "python -m models.train_checkpoint",
-        },
-    )
-    write_atomically(out, content)
+    # One entry: safetensors writes several in an order that changes from run to run.
+    about = f"ResNet20 on Digits, {percent:.2f} % of the test split; made by {COMMAND}"
+    content = save(model.state_dict(), metadata={"about": about})
+    commit({out: content})
     return percent
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write the whole file or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def main() -> None:

@@ -1,0 +1,181 @@
+"""Every registered network is under test by being registered."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import load_file
+from torch import nn
+
+import models  # noqa: F401  (registers the zoo)
+from models.cifar.resnet import ResNet as CifarResNet
+from models.imagenet.resnet import ResNet as ImageNetResNet
+from pruners.blocks import block_spec
+from pruners.datasets import load_dataset
+from pruners.errors import PrunerError
+from pruners.metrics import count_parameters
+from pruners.registry import MODELS
+from pruners.training import accuracy
+
+# The deep networks only repeat what the others have; `make test-zoo` runs them too.
+DEEP = {"ResNet110", "ResNet164", "ResNet101"}
+ONE_OF_EACH = {"ResNet20", "ResNet29", "ResNet18", "ResNet50"}
+
+
+def parametrize_models(quick: set[str]) -> pytest.MarkDecorator:
+    rest = pytest.mark.zoo
+    names = [pytest.param(name, marks=() if name in quick else rest) for name in MODELS]
+    return pytest.mark.parametrize("name", names)
+
+
+every_model = parametrize_models(MODELS.keys() - DEEP)
+compiled_model = parametrize_models(ONE_OF_EACH)
+
+
+def build(name: str, **arguments: int) -> nn.Module:
+    """On meta tensors: structure and shapes without the arithmetic."""
+    with torch.device("meta"):
+        return MODELS[name]["wrapper"](**arguments)
+
+
+def example(name: str, channels: int | None = None) -> torch.Tensor:
+    shape = MODELS[name]["input_shape"]
+    return torch.zeros(2, channels or shape[0], *shape[1:], device="meta")
+
+
+def test_the_default_of_the_family_is_resnet20():
+    assert next(n for n, entry in MODELS.items() if entry["family"] == "resnet") == "ResNet20"
+
+
+@every_model
+def test_entry_says_what_the_network_is(name):
+    entry = MODELS[name]
+    model = build(name)
+    assert name.isidentifier()
+    assert name.endswith(str(entry["depth"]))
+    assert model(example(name)).shape == (2, entry["num_classes"])
+    main_branch = [n for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    assert sum("downsample" not in n for n in main_branch) == entry["depth"]
+
+
+@every_model
+def test_classes_and_input_channels_are_arguments(name):
+    model = build(name, num_classes=7, in_channels=1)
+    assert model(example(name, channels=1)).shape == (2, 7)
+    default = build(name).state_dict()
+    differ = {key for key, value in model.state_dict().items() if value.shape != default[key].shape}
+    assert differ == {"conv1.weight", "fc.weight", "fc.bias"}
+
+
+@every_model
+def test_modules_are_defined_in_the_order_in_which_they_run(name):
+    model = build(name)
+    ran: list[str] = []
+    for path, module in model.named_modules():
+        if not list(module.children()):
+            module.register_forward_hook(lambda *_, path=path: ran.append(path))
+    model(example(name))
+    assert ran == [path for path, module in model.named_modules() if not list(module.children())]
+
+
+@every_model
+def test_blocks_are_described_and_their_layers_exist(name):
+    blocks = [m for m in build(name).modules() if type(m).__name__ in ("BasicBlock", "Bottleneck")]
+    assert blocks
+    for block in blocks:
+        spec = block_spec(block)
+        assert spec is not None
+        convs = [n for n, m in block.named_children() if isinstance(m, nn.Conv2d)]
+        assert list(spec.convs) == convs
+        assert all(hasattr(block, layer) for layer in spec.downsampling)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("ResNet20", 272_474),  # 0.27 M in table 6 of the paper
+        ("ResNet32", 466_906),  # 0.46 M
+        ("ResNet44", 661_338),  # 0.66 M
+        ("ResNet56", 855_770),  # 0.85 M
+        ("ResNet110", 1_730_714),  # 1.7 M
+        ("ResNet164", 1_704_154),  # 1.7 M in "Identity Mappings in Deep Residual Networks"
+        ("ResNet18", 11_689_512),
+        ("ResNet34", 21_797_672),
+        ("ResNet50", 25_557_032),
+        ("ResNet101", 44_549_160),
+    ],
+)
+def test_parameters_are_as_published(name, parameters):
+    assert count_parameters(build(name)) == parameters
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101])
+def test_imagenet_networks_have_torchvisions_keys_and_shapes(depth):
+    with torch.device("meta"):
+        theirs = getattr(torchvision.models, f"resnet{depth}")()
+    ours = build(f"ResNet{depth}")
+    assert [(key, value.shape) for key, value in ours.state_dict().items()] == [
+        (key, value.shape) for key, value in theirs.state_dict().items()
+    ]
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_imagenet_networks_compute_what_torchvisions_do(depth):
+    torch.manual_seed(0)
+    ours = ImageNetResNet(depth).double().eval()
+    theirs = getattr(torchvision.models, f"resnet{depth}")().double().eval()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-12, atol=1e-12)
+
+
+def test_convolutions_start_with_he_initialisation():
+    torch.manual_seed(0)
+    weight = CifarResNet(20).layer3[1].conv1.weight
+    assert weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.02)
+
+
+@compiled_model
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_scriptable(name):
+    assert torch.jit.script(build(name))(example(name)).shape[0] == 2
+
+
+@compiled_model
+def test_exportable(name):
+    program = torch.export.export(build(name).eval(), (example(name),))
+    assert program.module()(example(name)).shape == (2, MODELS[name]["num_classes"])
+
+
+@compiled_model
+def test_compilable_without_graph_breaks(name):
+    compiled = torch.compile(build(name).eval(), backend="eager", fullgraph=True)
+    assert compiled(example(name)).shape == (2, MODELS[name]["num_classes"])
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("network", [CifarResNet, ImageNetResNet])
+def test_stays_picklable_and_copyable(network):
+    model = network()
+    assert type(pickle.loads(pickle.dumps(model))) is network
+    assert type(copy.deepcopy(model)) is network
+
+
+@pytest.mark.parametrize(
+    ("network", "depths"),
+    [(CifarResNet, r"20, 29, 32, 44, 56, 110, 164"), (ImageNetResNet, r"18, 34, 50, 101")],
+)
+def test_depth_that_does_not_exist(network, depths):
+    with pytest.raises(PrunerError, match=rf"^ResNet depth 21: expected one of \[{depths}\]$"):
+        network(21)
+
+
+@pytest.mark.parametrize("name", [n for n, entry in MODELS.items() if entry["path"]])
+def test_shipped_weights_fit_and_are_trained(name):
+    entry = MODELS[name]
+    assert entry["path"].stat().st_size <= 1.5e6
+    model = entry["wrapper"]()
+    model.load_state_dict(load_file(entry["path"]))
+    assert accuracy(model, load_dataset("Digits").test) >= 98.5
