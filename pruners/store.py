@@ -20,6 +20,7 @@ import re
 import secrets
 import signal
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -315,6 +316,24 @@ def publish(
         except VersionTakenError:
             continue
         return folder / name
+
+
+def check_writable(folder: str | Path) -> None:
+    """Nothing, when files can be made in this folder, or the folder itself where it is missing.
+
+    Before long work: a file without a name is made in the nearest folder that exists, which
+    leaves no trace.
+
+    Raises:
+        PrunerError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    try:
+        stands = next((p for p in (folder, *folder.parents) if p.exists()), folder)
+        with tempfile.TemporaryFile(dir=stands):
+            pass
+    except OSError as error:
+        raise _cannot(folder, "written", error) from error
 
 
 def _make_folder(folder: Path) -> None:

@@ -1,0 +1,266 @@
+"""Which network a command line means, with its weights: of the zoo, or a class in a file."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pruners.datasets import DataSplits
+from pruners.errors import PrunerError, did_you_mean
+from pruners.loading import class_from_file
+from pruners.registry import MODELS
+from pruners.store import load_checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the options say about the network, as they were typed."""
+
+    arch: str
+    """A family of the zoo, or FILE.py:CLASS."""
+    depth: int | None = None
+    arch_args: str | None = None
+    """JSON object: the arguments of a user's class."""
+    input_shape: str | None = None
+    """`3,32,32`"""
+    num_classes: int | None = None
+    checkpoint: Path | None = None
+    seed: int = 0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network that is ready to be pruned."""
+
+    name: str
+    """`ResNet20`, or the name of the user's class."""
+    model: nn.Module
+    input_shape: tuple[int, ...]
+    """Of one example."""
+    weights: Literal["random", "shipped", "checkpoint"]
+    device: torch.device
+
+    def example_inputs(self, seed: int = 0, batch: int = 2) -> Tensor:
+        """Random examples, the same for the same seed; two, as batch norm cannot train on one."""
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(batch, *self.input_shape, generator=generator).to(self.device)
+
+
+def find_network(request: Request, splits: DataSplits | None = None) -> Network:
+    """Build the network and give it its weights.
+
+    A network of the zoo gets its input shape and number of classes from the request, else from
+    the dataset, else from the registry. One of its default shape takes the weights that ship with
+    it, unless the request names a checkpoint; without either, weights are drawn with the seed.
+
+    Raises:
+        PrunerError: there is no such network, it cannot be built as asked, or its checkpoint
+            cannot be read or is of another network.
+    """
+    device = checked_device(request.device)
+    build = _from_file if is_file(request.arch) else _from_zoo
+    torch.manual_seed(request.seed)
+    name, model, shape, shipped = build(request, splits)
+    weights: Literal["random", "shipped", "checkpoint"] = "random"
+    if request.checkpoint is not None:
+        load_checkpoint(model, request.checkpoint)
+        weights = "checkpoint"
+    elif shipped is not None:
+        load_checkpoint(model, shipped)
+        weights = "shipped"
+    return Network(name, model.to(device), shape, weights, device)
+
+
+def is_file(arch: str) -> bool:
+    """Whether `--arch` names a file rather than a family of the zoo."""
+    return ":" in arch or arch.endswith(".py")
+
+
+def parsed_shape(text: str) -> tuple[int, ...]:
+    """`3,32,32` as numbers; PrunerError for anything else."""
+    try:
+        shape = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise PrunerError(
+            f"--input-shape {text}: expected channels, height and width, such as 3,32,32"
+        )
+    return shape
+
+
+def checked_device(name: str) -> torch.device:
+    """The device; PrunerError where there is none of that name."""
+    try:
+        device = torch.device(name)
+        if device.type == "meta":
+            raise RuntimeError("it holds no numbers")
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = (" ".join(str(error).split()) or type(error).__name__).split(". ")[0]
+        raise PrunerError(
+            f"--device {name}: not available ({why}); expected cpu, or cuda where there is one"
+        ) from error
+    return device
+
+
+Found = tuple[str, nn.Module, tuple[int, ...], Path | None]
+"""Name, network, input shape, and the weights that ship with it."""
+
+
+def _from_zoo(request: Request, splits: DataSplits | None) -> Found:
+    if request.arch_args is not None:
+        raise PrunerError(
+            f"--arch-args: only for FILE.py:CLASS; --arch {request.arch} takes --depth, "
+            f"--num-classes and --input-shape"
+        )
+    family = {n: e for n, e in MODELS.items() if e["family"] == request.arch}
+    if not family:
+        families = dict.fromkeys(entry["family"] for entry in MODELS.values())
+        raise PrunerError(
+            f"--arch {request.arch}: unknown{did_you_mean(request.arch, families)}; "
+            f"`python app.py --list` shows all"
+        )
+    depth = request.depth if request.depth is not None else next(iter(family.values()))["depth"]
+    name = next((n for n, e in family.items() if e["depth"] == depth), None)
+    if name is None:
+        depths = ", ".join(str(e["depth"]) for e in family.values())
+        raise PrunerError(
+            f"--depth {depth}: no {request.arch} of this depth; expected one of {depths}"
+        )
+    entry = family[name]
+    shape: tuple[int, ...] = entry["input_shape"]
+    classes = entry["num_classes"]
+    if splits is not None:
+        shape, classes = splits.input_shape, splits.num_classes
+    if request.input_shape is not None:
+        shape = parsed_shape(request.input_shape)
+        if len(shape) != 3:
+            raise PrunerError(
+                f"--input-shape {request.input_shape}: {name} takes images; expected channels, "
+                f"height and width, such as {','.join(map(str, entry['input_shape']))}"
+            )
+    if request.num_classes is not None:
+        classes = request.num_classes
+    model = entry["wrapper"](num_classes=classes, in_channels=shape[0])
+    as_shipped = shape == entry["input_shape"] and classes == entry["num_classes"]
+    return name, model, shape, entry["path"] if as_shipped else None
+
+
+def _from_file(request: Request, splits: DataSplits | None) -> Found:
+    path, colon, class_name = request.arch.rpartition(":")
+    if not colon or not class_name:
+        raise PrunerError(
+            f"--arch {request.arch}: no class named; expected FILE.py:CLASS, such as "
+            f"{path or class_name}:Net"
+        )
+    if request.depth is not None:
+        raise PrunerError(
+            f"--depth {request.depth}: only for the zoo; a class in a file takes its arguments "
+            f"from --arch-args JSON"
+        )
+    if request.input_shape is not None:
+        shape = parsed_shape(request.input_shape)
+    elif splits is not None:
+        shape = splits.input_shape
+    else:
+        raise PrunerError(
+            f"--arch {request.arch}: needs --input-shape, such as 3,32,32 (or a --dataset, "
+            f"whose shape it takes)"
+        )
+    what = f"--arch {request.arch}"
+    with _no_exit(what, "importing the file"):
+        cls = class_from_file(Path(path), class_name)
+    arguments = _arguments(cls, what, request.arch_args)
+    if request.num_classes is not None:
+        arguments = _with_classes(cls, arguments, request.num_classes)
+    with _no_exit(what, "building the network"):
+        model = _built(cls, what, arguments)
+    return cls.__name__, model, shape, None
+
+
+def _arguments(cls: type[nn.Module], what: str, text: str | None) -> dict[str, Any]:
+    """The arguments of the constructor, checked against its signature."""
+    arguments = _json_object(text) if text is not None else {}
+    parameters = _parameters(cls)
+    named = {
+        n: p for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    }
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for name in arguments:
+            if name not in named:
+                raise PrunerError(
+                    f"--arch-args: {cls.__name__} takes no argument {name!r}"
+                    f"{did_you_mean(name, named)}; it takes {', '.join(named) or 'none'}"
+                )
+    missing = [n for n, p in named.items() if p.default is p.empty and n not in arguments]
+    if missing:
+        example = json.dumps({**arguments, **dict.fromkeys(missing, 10)})
+        raise PrunerError(
+            f"{what}: its constructor needs {' and '.join(missing)}; "
+            f"pass them with --arch-args, such as --arch-args '{example}'"
+        )
+    return arguments
+
+
+def _with_classes(
+    cls: type[nn.Module], arguments: dict[str, Any], num_classes: int
+) -> dict[str, Any]:
+    parameters = _parameters(cls)
+    takes = "num_classes" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if not takes or arguments.get("num_classes", num_classes) != num_classes:
+        raise PrunerError(
+            f"--num-classes {num_classes}: the constructor of {cls.__name__} "
+            f"{'has no argument num_classes' if not takes else 'gets another from --arch-args'}; "
+            f"say it in --arch-args only"
+        )
+    return {**arguments, "num_classes": num_classes}
+
+
+def _parameters(cls: type[nn.Module]) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(cls).parameters)
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+        why = f"is a {type(value).__name__}"
+    except ValueError as error:
+        value, why = None, f"is not JSON ({error})"
+    if not isinstance(value, dict):
+        raise PrunerError(
+            f"--arch-args {text}: {why}; expected an object, such as '{{\"num_classes\": 10}}'"
+        )
+    return value
+
+
+def _built(cls: Callable[..., nn.Module], what: str, arguments: dict[str, Any]) -> nn.Module:
+    try:
+        return cls(**arguments)
+    except PrunerError:
+        raise
+    except Exception as error:
+        raise PrunerError(
+            f"{what}: building the network raised {type(error).__name__}: "
+            f"{' '.join(str(error).split())}; check --arch-args"
+        ) from error
+
+
+@contextmanager
+def _no_exit(what: str, doing: str) -> Iterator[None]:
+    """A user's file that calls sys.exit must not end this program without a word."""
+    try:
+        yield
+    except SystemExit as error:
+        raise PrunerError(
+            f"{what}: {doing} called sys.exit; put that under `if __name__ == '__main__':`"
+        ) from error
