@@ -55,12 +55,15 @@ class Network:
         return torch.randn(batch, *self.input_shape, generator=generator).to(self.device)
 
 
-def find_network(request: Request, splits: DataSplits | None = None) -> Network:
+def find_network(
+    request: Request, splits: DataSplits | None = None, shipped: bool = True
+) -> Network:
     """Build the network and give it its weights.
 
     A network of the zoo gets its input shape and number of classes from the request, else from
     the dataset, else from the registry. One of its default shape takes the weights that ship with
-    it, unless the request names a checkpoint; without either, weights are drawn with the seed.
+    it (unless `shipped` is False, or the request names a checkpoint); without either, weights are
+    drawn with the seed.
 
     Raises:
         PrunerError: there is no such network, it cannot be built as asked, or its checkpoint
@@ -69,13 +72,13 @@ def find_network(request: Request, splits: DataSplits | None = None) -> Network:
     device = checked_device(request.device)
     build = _from_file if is_file(request.arch) else _from_zoo
     torch.manual_seed(request.seed)
-    name, model, shape, shipped = build(request, splits)
+    name, model, shape, path = build(request, splits)
     weights: Literal["random", "shipped", "checkpoint"] = "random"
     if request.checkpoint is not None:
         load_checkpoint(model, request.checkpoint)
         weights = "checkpoint"
-    elif shipped is not None:
-        load_checkpoint(model, shipped)
+    elif shipped and path is not None:
+        load_checkpoint(model, path)
         weights = "shipped"
     return Network(name, model.to(device), shape, weights, device)
 

@@ -1,0 +1,335 @@
+"""The command line.
+
+python app.py --arch resnet --prune-pct 50          a slimmer network, as source
+python app.py demo                                  the same, fine-tuned and measured
+python app.py train --arch resnet --out FILE        weights to prune
+python app.py --list                                everything on offer
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Importing torch takes seconds, and Ctrl-C in the middle of it has nothing to clean up.
+    signal.signal(
+        signal.SIGINT,
+        lambda *_: (os.write(2, b"interrupted; nothing was written\n"), os._exit(130)),
+    )
+
+import typer
+from safetensors.torch import save as safetensors_bytes
+
+import models  # noqa: F401  registers the zoo
+from pruners import BasicPruning, Options, PrunerError, VerificationError, __version__
+from pruners.demo import measure as measure_demo
+from pruners.demo import table_of
+from pruners.errors import did_you_mean
+from pruners.job import SHIPPED_DATASET, Data, Job, noted, run_job
+from pruners.networks import Request, find_network, is_file
+from pruners.progress import note, stage
+from pruners.resnet import ResNetPruning
+from pruners.store import check_writable, commit, save_bytes
+from pruners.tables import as_json, described, offer, show, show_files, show_offer, show_result
+from pruners.training import accuracy, train
+
+ARCHITECTURES: Mapping[str, type[BasicPruning]] = {"resnet": ResNetPruning}
+"""The pruner class of every family of the zoo."""
+
+# Newer versions of typer bring their own copy of click.
+UsageError: type[Any] = typer.BadParameter.__bases__[0]
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+Arch = Annotated[
+    str | None, typer.Option(help="A family of the zoo (--list), or FILE.py:CLASS.", metavar="ARCH")
+]
+Depth = Annotated[int | None, typer.Option(help="Which member of the family.")]
+ArchArgs = Annotated[
+    str | None, typer.Option(metavar="JSON", help="Arguments of the class in FILE.py.")
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Weights: .pth or .pt (no code is run), or .safetensors."),
+]
+InputShape = Annotated[
+    str | None, typer.Option(metavar="C,H,W", help="Of one example, such as 3,32,32.")
+]
+NumClasses = Annotated[int | None, typer.Option(min=1, help="Outputs of the network.")]
+DatasetName = Annotated[
+    str | None, typer.Option("--dataset", metavar="NAME", help="To test and train on (--list).")
+]
+DataDir = Annotated[Path, typer.Option(metavar="DIR", help="Where datasets lie.")]
+Download = Annotated[bool, typer.Option("--download", help="Fetch a dataset that is missing.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of all random numbers.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the model file and manifest.")]
+WeightsOut = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the weights.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def setup_pruner(arch: str) -> type[BasicPruning]:
+    """The pruner class of an architecture: a family of the zoo, or `FILE.py:CLASS`.
+
+    Raises:
+        PrunerError: there is no such family; the message offers near names.
+    """
+    if is_file(arch):
+        return BasicPruning
+    if arch not in ARCHITECTURES:
+        raise PrunerError(
+            f"--arch {arch}: unknown{did_you_mean(arch, ARCHITECTURES)}; "
+            f"`python app.py --list` shows all"
+        )
+    return ARCHITECTURES[arch]
+
+
+@app.callback(invoke_without_command=True)
+def prune_command(
+    ctx: typer.Context,
+    arch: Arch = None,
+    depth: Depth = None,
+    arch_args: ArchArgs = None,
+    checkpoint: Checkpoint = None,
+    input_shape: InputShape = None,
+    num_classes: NumClasses = None,
+    dataset: DatasetName = None,
+    data_dir: DataDir = Path("data"),
+    download: Download = False,
+    # Text, so that what is no number gets a message of this program.
+    prune_pct: Annotated[
+        str, typer.Option(metavar="PERCENT", help="How much goes: at least 0, below 100.")
+    ] = "50",
+    target: Annotated[str, typer.Option(help="Percent of params, macs or channels.")] = "params",
+    measure: Annotated[str, typer.Option(help="How channels are scored.")] = "ChannelNorm",
+    method: Annotated[str, typer.Option(help="Ranked Global or Local.")] = "Global",
+    min_filters: Annotated[int, typer.Option(help="No layer becomes narrower.")] = 2,
+    round_to: Annotated[int, typer.Option(help="Widths become multiples of this.")] = 1,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Layers that keep their outputs; repeatable."),
+    ] = None,
+    finetune_epochs: Annotated[
+        int, typer.Option(min=0, help="Train the pruned network on the dataset.")
+    ] = 0,
+    out: Out = Path("generated"),
+    weights_out: WeightsOut = Path("models/pruned"),
+    name: Annotated[str, typer.Option(help="Stem of the files, such as resnet20_50.")] = "",
+    seed: Seed = 0,
+    device: Device = "cpu",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Compute everything, write nothing.")
+    ] = False,
+    json: AsJson = False,
+    listing: Annotated[bool, typer.Option("--list", help="Show everything on offer.")] = False,
+    debug: Debug = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    """Remove whole channels from a network; write the slimmer network as source code."""
+    if ctx.invoked_subcommand is not None:
+        return _refuse_options(ctx)
+    if version:
+        return print(f"pruners {__version__}")
+    if listing:
+        return print(as_json(offer())) if json else show_offer()
+    job = Job(
+        Request(_given(arch), depth, arch_args, input_shape, num_classes, checkpoint, seed, device),
+        Options(
+            _percentage(prune_pct),
+            target,  # type: ignore[arg-type]  # unchecked text, until the budget is made
+            measure,
+            method,
+            min_filters,
+            round_to,
+            tuple(ignore or ()),
+            seed,
+        ),
+        Data(dataset, data_dir, download) if dataset is not None else None,
+        finetune_epochs,
+        out,
+        weights_out,
+        name,
+        dry_run,
+    )
+    # A user's network may print.
+    with redirect_stdout(sys.stderr):
+        finished = run_job(job, setup_pruner(job.request.arch), ctx.obj)
+    if json:
+        return print(as_json(described(finished)))
+    show_result(finished)
+    if dry_run:
+        note("dry run: nothing was written")
+    return None
+
+
+@app.command("demo")
+def demo_command(
+    ctx: typer.Context,
+    epochs: Annotated[int, typer.Option(min=1, help="To fine-tune.")] = 4,
+    out: Out = Path("generated"),
+    weights_out: WeightsOut = Path("models/pruned"),
+    seed: Seed = 0,
+    debug: Debug = False,
+) -> None:
+    """Prune ResNet-20 by half, fine-tune it on real digits, and measure it at every stage."""
+    job = Job(
+        Request("resnet", depth=20, seed=seed),
+        Options(prune_pct=50, seed=seed),
+        Data(SHIPPED_DATASET),
+        epochs,
+        out,
+        weights_out,
+    )
+    with redirect_stdout(sys.stderr):
+        finished = run_job(job, setup_pruner("resnet"), ctx.obj)
+        with stage("measuring latency"):
+            rows = measure_demo(finished)
+    show(table_of(rows))
+    print()
+    show_files(finished)
+
+
+@app.command("train")
+def train_command(
+    ctx: typer.Context,
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="Where the weights go: .safetensors or .pth.")
+    ],
+    arch: Arch = None,
+    depth: Depth = None,
+    arch_args: ArchArgs = None,
+    checkpoint: Checkpoint = None,
+    input_shape: InputShape = None,
+    num_classes: NumClasses = None,
+    dataset: DatasetName = SHIPPED_DATASET,
+    data_dir: DataDir = Path("data"),
+    download: Download = False,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 30,
+    lr: Annotated[float, typer.Option(help="The highest learning rate.")] = 0.1,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    debug: Debug = False,
+) -> None:
+    """Train a network from scratch, or from a checkpoint; the result can be pruned."""
+    if out.suffix not in (".safetensors", ".pth"):
+        raise PrunerError(f"--out {out}: expected a file that ends in .safetensors or .pth")
+    check_writable(out.parent)
+    setup_pruner(_given(arch))
+    request = Request(
+        _given(arch), depth, arch_args, input_shape, num_classes, checkpoint, seed, device
+    )
+    with redirect_stdout(sys.stderr):
+        splits = Data(dataset or SHIPPED_DATASET, data_dir, download).load(input_shape)
+        network = find_network(request, splits, shipped=False)
+        train(network.model, splits, epochs, lr=lr, seed=seed, progress=True)
+        percent = accuracy(network.model, splits.test)
+        state = network.model.state_dict()
+        pickled = out.suffix == ".pth"
+        content = save_bytes(state) if pickled else safetensors_bytes(state)
+        with noted(out, ctx.obj):
+            commit({out: content})
+    print(f"{out}  {network.name}, {percent:.2f} % of the test images of {splits.name}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code: 0, 1 (a bug), 2 (bad input), 130 (Ctrl-C).
+
+    An error is one line on stderr; with `--debug` its traceback comes first.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    written: list[Path] = []
+    with _interrupts() as arrived:
+        try:
+            code = app(arguments, prog_name="app.py", standalone_mode=False, obj=written)
+        except (Exception, KeyboardInterrupt) as error:
+            # What Ctrl-C hits may make another exception of it.
+            interrupted = arrived or isinstance(error, KeyboardInterrupt | typer.Abort)
+            code = 130 if interrupted else _failed(error, "--debug" in arguments)
+    if code == 130:
+        files = ", ".join(str(path) for path in written)
+        note(f"interrupted; {f'written before: {files}' if files else 'nothing was written'}")
+    return int(code or 0)
+
+
+def _failed(error: BaseException, debug: bool) -> int:
+    """Say it in one line; the exit code."""
+    if isinstance(error, BrokenPipeError):
+        # The reader has enough (`| head`). Python would complain once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    code, message = 2, str(error)
+    if isinstance(error, UsageError):
+        message = error.format_message()
+    elif not isinstance(error, PrunerError):
+        code = 1
+        if not isinstance(error, VerificationError):
+            message = f"unexpected {type(error).__name__}: {error} (--debug shows where)"
+    if debug:
+        traceback.print_exception(error)
+    note(f"error: {' '.join(message.split())}")
+    return code
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Ctrl-C raises KeyboardInterrupt in the block, and is remembered in the list."""
+    arrived: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        arrived.append(number)
+        raise KeyboardInterrupt
+
+    ours = threading.current_thread() is threading.main_thread()
+    # Where Ctrl-C is ignored (nohup, a job in the background) it stays so.
+    if not ours or signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):
+        yield arrived
+        return
+    before = signal.signal(signal.SIGINT, remember)
+    try:
+        yield arrived
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _given(arch: str | None) -> str:
+    if arch is None:
+        raise PrunerError(
+            f"--arch: missing; expected {' or '.join(ARCHITECTURES)} or FILE.py:CLASS; "
+            f"`python app.py --list` shows all"
+        )
+    return arch
+
+
+def _percentage(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise PrunerError(
+            f"--prune-pct {text}: expected a percentage of at least 0 and below 100"
+        ) from None
+
+
+def _refuse_options(ctx: typer.Context) -> None:
+    """Options before the name of a subcommand would have no effect."""
+    for name in ctx.params:
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE" and name != "debug":
+            option = "--" + name.replace("_", "-")
+            raise PrunerError(f"{option}: put it after {ctx.invoked_subcommand}")
+
+
+if __name__ == "__main__":
+    exit_code = main()
+    # The work is done: Ctrl-C while Python takes itself apart would only print a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(exit_code)

@@ -1,0 +1,208 @@
+"""One run of the command line: prune, verify, save; fine-tune, save again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pruners.base import BasicPruning, Options, PruningResult, Saved, checked_name
+from pruners.datasets import DATASETS, DataSplits, load_dataset
+from pruners.errors import PrunerError
+from pruners.networks import Network, Request, find_network, parsed_shape
+from pruners.progress import note, stage
+from pruners.scoring import measure_named
+from pruners.store import check_writable
+from pruners.training import accuracy, train
+from pruners.verify import Outcome
+
+SHIPPED_DATASET = next(iter(DATASETS))
+"""What the weights that ship with the zoo were trained on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """A dataset as the options name it."""
+
+    name: str
+    folder: Path = Path("data")
+    download: bool = False
+
+    def load(self, input_shape: str | None = None) -> DataSplits:
+        """Its splits; PrunerError where they cannot be had in this shape."""
+        if input_shape is None:
+            return load_dataset(self.name, self.folder, self.download)
+        shape = parsed_shape(input_shape)
+        if len(shape) != 3:
+            raise PrunerError(
+                f"--input-shape {input_shape}: {self.name} has images; expected channels, "
+                f"height and width, such as 3,32,32"
+            )
+        channels, height, width = shape
+        return load_dataset(self.name, self.folder, self.download, (channels, height, width))
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is to be done; the fields are the options of the command line."""
+
+    request: Request
+    options: Options
+    data: Data | None = None
+    """Where given (or implied by weights that ship with the zoo), accuracies are measured."""
+    finetune_epochs: int = 0
+    out: Path = Path("generated")
+    weights_out: Path = Path("models/pruned")
+    name: str = ""
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TestAccuracy:
+    """Percent of the test images that a network gets right, at each stage."""
+
+    # Not a class of tests, whatever pytest makes of its name.
+    __test__ = False
+
+    dataset: str
+    before: float
+    pruned: float
+    finetuned: float | None = None
+
+    def described(self) -> dict[str, Any]:
+        """As it stands in the manifest."""
+        stages = {"before": self.before, "pruned": self.pruned, "finetuned": self.finetuned}
+        return {
+            "dataset": self.dataset,
+            **{name: round(percent, 2) for name, percent in stages.items() if percent is not None},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a job made; the fields that are None were not asked for."""
+
+    network: Network
+    result: PruningResult
+    outcome: Outcome
+    accuracy: TestAccuracy | None
+    saved: Saved | None
+    finetuned: nn.Module | None = None
+    finetuned_saved: Saved | None = None
+
+
+def run_job(job: Job, pruner_class: type[BasicPruning], written: list[Path]) -> Finished:
+    """Prune, verify, save; with epochs to fine-tune, train and save the next version.
+
+    Args:
+        written: gets the manifest of what was saved, also when the job is interrupted after that.
+
+    Raises:
+        PrunerError: what the user can mend.
+        VerificationError: the slim network is not equal to the masked original.
+    """
+    _check(job)
+    with stage(f"loading {job.request.arch}"):
+        splits = job.data.load(job.request.input_shape) if job.data is not None else None
+        network = find_network(job.request, splits)
+        splits = _told(network, splits, job)
+    pruner = pruner_class(
+        network.model,
+        network.example_inputs(job.options.seed),
+        job.options,
+        fileName=job.name,
+        netName=network.name,
+    )
+    with stage(f"pruning {pruner.netName} by {job.options.prune_pct:g} percent"):
+        result = pruner.run()
+        for warning in result.report.warnings:
+            note(f"warning: {warning}")
+    with stage("verifying it in a fresh process"):
+        outcome = result.verified()
+    measured = None
+    if splits is not None:
+        with stage(f"testing on {splits.name}"):
+            measured = TestAccuracy(
+                splits.name,
+                accuracy(network.model, splits.test),
+                accuracy(result.model, splits.test),
+            )
+
+    def save(tuned: nn.Module | None) -> Saved | None:
+        if job.dry_run:
+            return None
+        extra: dict[str, Any] = {}
+        if measured is not None:
+            extra["test_accuracy"] = measured.described()
+        if tuned is not None:
+            extra["finetune_epochs"] = job.finetune_epochs
+        state = result.state_dict if tuned is None else tuned.state_dict()
+        with noted(job.out / f"{pruner.fileName}.json", written):
+            return result.save_weights(state, job.out, job.weights_out, outcome, extra)
+
+    saved = save(None)
+    if not job.finetune_epochs or splits is None or measured is None:
+        return Finished(network, result, outcome, measured, saved)
+    note(f"fine-tuning on {splits.name}")
+    tuned = copy.deepcopy(result.model)
+    train(tuned, splits, job.finetune_epochs, seed=job.options.seed, progress=True)
+    percent = accuracy(tuned, splits.test)
+    measured = TestAccuracy(splits.name, measured.before, measured.pruned, percent)
+    return Finished(network, result, outcome, measured, saved, tuned, save(tuned))
+
+
+def _check(job: Job) -> None:
+    """PrunerError for what would otherwise fail only after long work."""
+    job.options.budget()
+    measure_named(job.options.measure)
+    if job.name:
+        checked_name(job.name)
+    if not job.dry_run:
+        check_writable(job.out)
+        check_writable(job.weights_out)
+
+
+def _told(network: Network, splits: DataSplits | None, job: Job) -> DataSplits | None:
+    """Says what the user may not expect of the weights; returns the dataset, which they imply."""
+    if network.weights == "random":
+        note(
+            f"note: {network.name} has random weights (seed {job.request.seed}); "
+            f"--checkpoint FILE loads trained ones"
+        )
+    if network.weights == "shipped":
+        if splits is None:
+            return load_dataset(SHIPPED_DATASET)
+        if splits.name != SHIPPED_DATASET:
+            note(
+                f"note: the weights of {network.name} that ship with the zoo were trained on "
+                f"{SHIPPED_DATASET}, not on {splits.name}; --checkpoint FILE loads others"
+            )
+    if splits is None and job.finetune_epochs:
+        raise PrunerError(
+            f"--finetune-epochs {job.finetune_epochs}: needs --dataset, such as {SHIPPED_DATASET}"
+        )
+    return splits
+
+
+@contextmanager
+def noted(path: Path, written: list[Path]) -> Iterator[None]:
+    """Adds the path when the block has written it, even if the block ends with Ctrl-C."""
+    before = _identity(path)
+    try:
+        yield
+    finally:
+        if _identity(path) != before and path not in written:
+            written.append(path)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns

@@ -1,0 +1,153 @@
+"""Results, as tables and as JSON."""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pruners.datasets import DATASETS
+from pruners.job import Finished
+from pruners.methods import PRUNING_METHODS, TARGETS
+from pruners.registry import MODELS
+from pruners.report import manifest
+from pruners.scoring import SCORING_MEASURES
+
+_WIDE = 200
+"""Columns where there is no terminal: nothing is cut off or wrapped."""
+
+
+def show(table: Table) -> None:
+    """The table on stdout; plain text where that is no terminal."""
+    terminal = Console(file=sys.stdout).is_terminal
+    console = Console(file=sys.stdout, width=None if terminal else _WIDE)
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        print(line.rstrip())
+
+
+def figures(*columns: str) -> Table:
+    """An empty table: names on the left, numbers on the right."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", no_wrap=True)
+    return table
+
+
+def as_json(value: Any) -> str:
+    """One JSON object; refuses what JSON cannot hold (NaN)."""
+    return json.dumps(value, indent=2, allow_nan=False)
+
+
+def files_of(finished: Finished) -> dict[str, tuple[str, str]]:
+    """The files of a run: path, and what it is."""
+    saved, again = finished.saved, finished.finetuned_saved
+    if saved is None:
+        return {}
+    source = (str(saved.source), f"the slim network, {_imports(finished.result.source)}")
+    facts = (str(saved.manifest), "what was removed and why, figures before and after")
+    files = {"source": source, "manifest": facts}
+    files["weights"] = (str(saved.weights), "its weights (a plain state_dict)")
+    if again is not None:
+        files["finetuned_weights"] = (str(again.weights), "its weights, fine-tuned")
+    return files
+
+
+def described(finished: Finished) -> dict[str, Any]:
+    """All that a run found out, as plain values."""
+    facts = manifest(finished.result.report, {}, finished.outcome, {})
+    # The indices are long, and stand in the manifest.
+    del facts["kept"]
+    facts["weights"] = finished.network.weights
+    facts["files"] = {kind: path for kind, (path, _) in files_of(finished).items()}
+    facts["dry_run"] = finished.saved is None
+    facts["test_accuracy"] = finished.accuracy and finished.accuracy.described()
+    return facts
+
+
+def show_files(finished: Finished) -> None:
+    """The names of the files, and what they are."""
+    files = list(files_of(finished).values())
+    width = max((len(path) for path, _ in files), default=0)
+    for path, what in files:
+        print(f"{path:{width}}  {what}")
+
+
+def show_result(finished: Finished) -> None:
+    """The names of the files, and the figures."""
+    report, accuracy = finished.result.report, finished.accuracy
+    if finished.saved is not None:
+        show_files(finished)
+        print()
+    table = figures("", "before", "after", "removed")
+    for name, change in (("parameters", report.parameters), ("MACs", report.macs)):
+        removed = f"{change.removed_pct:.1f} %"
+        table.add_row(name, f"{change.before:,}", f"{change.after:,}", removed)
+    if accuracy is not None:
+        name = f"test accuracy, {accuracy.dataset}"
+        table.add_row(name, f"{accuracy.before:.1f} %", f"{accuracy.pruned:.1f} %", "")
+        if accuracy.finetuned is not None:
+            table.add_row("  fine-tuned", "", f"{accuracy.finetuned:.1f} %", "")
+    show(table)
+    outcome = finished.outcome
+    print(
+        f"\nverified: differs from the {outcome.oracle} original by {outcome.error:.1e} "
+        f"(relative; tolerance {outcome.tolerance:.0e})"
+    )
+
+
+def offer() -> dict[str, Any]:
+    """What the options of the command line may be."""
+    families: dict[str, list[int]] = {}
+    for entry in MODELS.values():
+        families.setdefault(entry["family"], []).append(entry["depth"])
+    return {
+        "arch": families,
+        "dataset": {
+            name: {
+                "input_shape": list(entry["shape"]),
+                "num_classes": entry["num_classes"],
+                "bundled": entry["bundled"],
+            }
+            for name, entry in DATASETS.items()
+        },
+        "measure": list(SCORING_MEASURES),
+        "method": list(PRUNING_METHODS),
+        "target": list(TARGETS),
+    }
+
+
+def show_offer() -> None:
+    """What the options of the command line may be, a line each."""
+    offered = offer()
+    table = figures("option", "value", "")
+    for column in table.columns:
+        column.justify = "left"
+    for family, depths in offered["arch"].items():
+        table.add_row("--arch", family, f"--depth {', '.join(map(str, sorted(depths)))}")
+    table.add_row("--arch", "FILE.py:CLASS", "your own network; --arch-args JSON, --input-shape")
+    for name, entry in offered["dataset"].items():
+        shape = "x".join(map(str, entry["input_shape"]))
+        where = "bundled" if entry["bundled"] else "--data-dir or --download"
+        table.add_row("--dataset", name, f"{shape}, {entry['num_classes']} classes, {where}")
+    for option in ("measure", "method", "target"):
+        for name in offered[option]:
+            table.add_row(f"--{option}", name, "")
+    show(table)
+
+
+def _imports(source: str) -> str:
+    """`imports torch only`, of the packages that are not Python's own."""
+    names: dict[str, None] = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= dict.fromkeys(alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names[node.module.partition(".")[0]] = None
+    foreign = sorted(name for name in names if name not in sys.stdlib_module_names)
+    return f"imports {' and '.join(foreign)} only"
