@@ -37,6 +37,7 @@ __all__ = [
     "WeightTransferUnit",
     "Writer",
     "WriterError",
+    "__version__",
     "basic_block",
     "bottleneck",
     "prune",

@@ -1,6 +1,7 @@
 """The one way through: from a network to a verified model description file.
 
-    model, example inputs -> channel graph -> scores -> kept -> source, state_dict -> verified -> files
+    model, example inputs -> channel graph -> scores -> kept -> source, state_dict
+                          -> verified -> files
 
 Each step is a function of what came before it.
 """
@@ -149,7 +150,8 @@ class PruningResult:
         """An instance built from the source, with the surviving weights, on the model's device."""
         original = self.pruning.model
         module = import_source(self.pruning.fileName, self.source)
-        built: nn.Module = getattr(module, self.writer.factory)()
+        with torch.random.fork_rng(devices=[]):
+            built: nn.Module = getattr(module, self.writer.factory)()
         built.load_state_dict(self.state_dict)
         for name, tensor in original.named_parameters():
             built.get_parameter(name).requires_grad_(tensor.requires_grad)
@@ -193,15 +195,16 @@ class PruningResult:
         weights: Mapping[str, Tensor],
         out: str | Path,
         weights_dir: str | Path,
-        verify: bool = True,
+        verify: bool | Outcome = True,
         extra: Mapping[str, Any] | None = None,
     ) -> Saved:
         """As `save`, with other weights of the same shapes (fine-tuned ones) in the weights file.
 
-        Verification is of the surviving weights, in either case. `extra` goes into the manifest.
+        Verification is of the surviving weights, in either case; `verify` may be what `verified`
+        returned before. `extra` goes into the manifest.
         """
         stem, out = self.pruning.fileName, Path(out)
-        outcome = self.verified() if verify else None
+        outcome = verify if isinstance(verify, Outcome) else self.verified() if verify else None
         content = save_bytes(weights)
 
         def others(weights_name: str) -> dict[Path, bytes]:
@@ -234,7 +237,7 @@ class PruningResult:
         )
 
     def verified(self) -> Outcome:
-        """Compare with the masked original in a fresh process; VerificationError on a difference."""
+        """Compare with the masked original in a fresh process; else VerificationError."""
         outcomes = verify([self.case()])
         require(outcomes)
         return outcomes[0]

@@ -57,7 +57,8 @@ def follow(model: nn.Module, example_inputs: Sequence[Any], steps: Mapping[str, 
     for x in inputs:
         if isinstance(x, Tensor) and x.requires_grad:
             watch.begin(x, "the network's input")
-    with _eval_mode(model), watch.attached(), torch.enable_grad():
+    devices = [x.device for x in inputs if isinstance(x, Tensor) and x.is_cuda][:1]
+    with _eval_mode(model), watch.attached(), torch.enable_grad(), torch.random.fork_rng(devices):
         try:
             output = model(*(x.clone() if isinstance(x, Tensor) else x for x in inputs))
         except UnsupportedNetworkError:
@@ -116,15 +117,17 @@ class _Watch:
             reads = " and ".join(sorted(sources)) or "nothing that can be followed"
             through = f" through {', '.join(unknown)}" if unknown else ""
             raise UnsupportedNetworkError(
-                f"{reader} reads {reads}{through}, expected {self.last} alone: outside of decorated "
-                f"blocks, layers must run one after the other in the order of their definition; "
+                f"{reader} reads {reads}{through}, expected {self.last} alone: outside of "
+                f"decorated blocks, layers must run one after the other in the order of their "
+                f"definition; "
                 f"decorate the block that {reader} belongs to (@basic_block, @bottleneck)"
             )
 
     def _trace_back(self, tensor: Tensor) -> tuple[set[str], set[str]]:
         sources: set[str] = set()
         operators: set[str] = set()
-        pending, seen = [tensor.grad_fn], set[int]()
+        pending: list[Any] = [tensor.grad_fn]
+        seen: set[int] = set()
         while pending:
             node = pending.pop()
             if node is None or id(node) in seen:
@@ -136,7 +139,7 @@ class _Watch:
                 continue
             operators.add(type(node).__name__.split("Backward")[0])
             if getattr(node, "_saved_dim", None) is not None and "Mean" in type(node).__name__:
-                dims = node._saved_dim
+                dims: Any = node._saved_dim
                 if any(d in (0, 1) for d in (dims if isinstance(dims, (tuple, list)) else (dims,))):
                     operators.add("mean over channels")
             pending.extend(parent for parent, _ in node.next_functions)

@@ -126,7 +126,8 @@ class ChannelGraph:
         """Make the axis known; `role` is "out" for the rows of a weight, "in" for its columns."""
         if axis.tensor not in self.shapes or axis.dim >= len(self.shapes[axis.tensor]):
             raise PrunerError(
-                f"axis {axis}: the network has no such tensor{did_you_mean(axis.tensor, self.shapes)}"
+                f"axis {axis}: the network has no such tensor"
+                f"{did_you_mean(axis.tensor, self.shapes)}"
             )
         self.graph.add_node(axis, size=self.size(axis))
         if role:

@@ -217,8 +217,8 @@ def meet(stream: Stream, read: Read, size: Any, because: str) -> list[Coupling]:
     if not fits:
         raise UnsupportedNetworkError(
             f"{because}: {read.axis} has {positions} positions but meets {count} channels of "
-            f"{_names(stream)}; outside of decorated blocks, layers must run one after the other in "
-            f"the order of their definition"
+            f"{_names(stream)}; outside of decorated blocks, layers must run one after the other "
+            f"in the order of their definition"
         )
     couplings = []
     for i, axis in enumerate(stream):

@@ -21,10 +21,10 @@ from pruners.expressions import (
     Argument,
     Call,
     Dictionary,
+    Display,
     Expr,
     Literal,
     Reference,
-    Sequence_,
     is_writable,
 )
 
@@ -55,7 +55,7 @@ def write_layer(layer: nn.Module) -> Call:
     """
     cls = type(layer)
     arguments = []
-    for name, parameter in _parameters(cls).items():
+    for name, parameter in _parameters(cls).items():  # type: ignore[arg-type]
         value = Literal(_simplest(layer, name, _value_of(layer, name, parameter)), name in WIDTHS)
         required = parameter.default is inspect.Parameter.empty
         arguments.append(
@@ -85,7 +85,7 @@ def write_container(container: nn.Module, children: dict[str, Expr]) -> Call:
         named = Argument("modules", Dictionary(tuple(children.items())), positional=True)
         return Call(nn_reference(nn.ModuleDict), (named,))
     if isinstance(container, nn.ModuleList):
-        items = Argument("modules", Sequence_(tuple(children.values())), positional=True)
+        items = Argument("modules", Display(tuple(children.values())), positional=True)
         return Call(nn_reference(nn.ModuleList), (items,) if children else ())
     if numbered:
         arguments = tuple(Argument(n, c, positional=True) for n, c in children.items())
@@ -116,7 +116,7 @@ def _is_plain(call: Call) -> bool:
 
 
 @cache
-def _parameters(cls: type) -> dict[str, inspect.Parameter]:
+def _parameters(cls: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     parameters = list(inspect.signature(cls).parameters.values())
     return {
         p.name: p

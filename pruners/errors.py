@@ -22,7 +22,7 @@ class WriterError(PrunerError):
 
 
 class VerificationError(Exception):
-    """The slim network is not what it must be; nothing was written. The command line exits with 1."""
+    """The slim network is not what it must be; nothing was written (exit code 1)."""
 
 
 def did_you_mean(value: str, known: Iterable[str]) -> str:

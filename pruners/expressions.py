@@ -73,7 +73,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence_:
+class Display:
     """A list or tuple display."""
 
     items: tuple[Expr, ...]
@@ -96,7 +96,7 @@ class Either:
     otherwise: Expr
 
 
-Expr = Reference | Literal | Variable | Call | Sequence_ | Dictionary | Either
+Expr = Reference | Literal | Variable | Call | Display | Dictionary | Either
 
 NONE = Literal(None)
 
@@ -128,7 +128,7 @@ def to_code(expr: Expr, imports: Imports) -> cst.BaseExpression:
             return cst.Name(checked_identifier(name))
         case Call(function, arguments, table):
             return _call(function, arguments, table, imports)
-        case Sequence_(items, brackets):
+        case Display(items, brackets):
             elements = [cst.Element(to_code(item, imports)) for item in items]
             return cst.List(elements) if brackets == "[" else cst.Tuple(elements)
         case Dictionary(items):

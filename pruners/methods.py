@@ -72,7 +72,7 @@ def local_order(scores: Scores, units: Units) -> Indices:
     share = np.ones(units.count)
     free = np.flatnonzero(~units.frozen)
     by_group = free[np.lexsort((scores[free], units.group_of[free]))]
-    groups, first, size = np.unique(units.group_of[by_group], return_index=True, return_counts=True)
+    _, first, size = np.unique(units.group_of[by_group], return_index=True, return_counts=True)
     rank = np.arange(len(by_group)) - np.repeat(first, size)
     share[by_group] = (rank + 1) / np.repeat(size, size)
     return np.lexsort((scores, share))
@@ -121,7 +121,8 @@ def select(
         raise PrunerError(
             f"--prune-pct {budget.prune_pct:g}: at most {math.floor(most * 10) / 10:g} percent of "
             f"the {TARGETS[budget.target]} can be removed with min_filters={budget.min_filters}, "
-            f"round_to={budget.round_to} and {int(units.frozen.sum())} of {units.count} units frozen"
+            f"round_to={budget.round_to} and {int(units.frozen.sum())} of {units.count} units "
+            f"frozen"
         )
     low, high = 0, len(order)
     while low < high:
@@ -168,7 +169,8 @@ def _rounded(gone: Indices, group_of: Indices, widths: Indices, multiple: int) -
     first = np.cumsum(removed) - removed
     rank = np.empty(len(gone), dtype=np.int64)
     rank[by_group] = np.arange(len(gone)) - first[groups[by_group]]
-    return gone[rank < allowed[groups]]
+    fits: Indices = gone[rank < allowed[groups]]
+    return fits
 
 
 class _Cost:

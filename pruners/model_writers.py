@@ -8,7 +8,7 @@ instance alone and takes no weights: it also serves for a network that somebody 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -319,9 +319,9 @@ class _ClassPlan:
                     return Reference(qualified, statement)
             return Reference(qualified, f"from {module} import {qualified}")
         raise WriterError(
-            f"{self.cls.__name__}.{name} at {path or 'the network itself'}: value {value!r} of type "
-            f"{type(value).__name__} cannot be written, but {self._reader(name)} reads it; expected "
-            f"a plain value (numbers, strings, tuples, None) or something importable"
+            f"{self.cls.__name__}.{name} at {path or 'the network itself'}: value {value!r} of "
+            f"type {type(value).__name__} cannot be written, but {self._reader(name)} reads it; "
+            f"expected a plain value (numbers, strings, tuples, None) or something importable"
         )
 
     def _reader(self, name: str) -> str:
@@ -391,8 +391,8 @@ class _ClassPlan:
             )
         else:
             raise WriterError(
-                f"{self.cls.__name__}.{name} at {path}: a buffer of {value.numel()} values that the "
-                f"state_dict does not hold; expected persistent=True or at most 256 values"
+                f"{self.cls.__name__}.{name} at {path}: a buffer of {value.numel()} values that "
+                f"the state_dict does not hold; expected persistent=True or at most 256 values"
             )
         return Call(
             Reference("self.register_buffer"),
@@ -667,9 +667,8 @@ def _without_absent_classes(
         if not origin.is_library(_import_target(text)[0]) and name[:1].isupper()
     }
     result = statement.visit(_DropBranches(own - present))
-    if isinstance(result, cst.RemovalSentinel) or _is_idle(result):
+    if not isinstance(result, cst.BaseStatement) or _is_idle(result):
         return None
-    assert isinstance(result, cst.BaseStatement)
     return result
 
 
@@ -679,7 +678,7 @@ class _DropBranches(cst.CSTTransformer):
     def __init__(self, absent: set[str]) -> None:
         self.absent = absent
 
-    def leave_If(
+    def leave_If(  # noqa: N802 - libcst's name
         self, original_node: cst.If, updated_node: cst.If
     ) -> cst.If | cst.RemovalSentinel | cst.BaseStatement:
         if not self._is_dead(original_node.test):

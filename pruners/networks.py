@@ -105,6 +105,11 @@ def checked_device(name: str) -> torch.device:
     """The device; PrunerError where there is none of that name."""
     try:
         device = torch.device(name)
+    except RuntimeError as error:
+        raise PrunerError(
+            f"--device {name}: unknown; expected such as cpu, cuda, cuda:1"
+        ) from error
+    try:
         if device.type == "meta":
             raise RuntimeError("it holds no numbers")
         torch.zeros(1, device=device)
@@ -130,7 +135,7 @@ def _from_zoo(request: Request, splits: DataSplits | None) -> Found:
     if not family:
         families = dict.fromkeys(entry["family"] for entry in MODELS.values())
         raise PrunerError(
-            f"--arch {request.arch}: unknown{did_you_mean(request.arch, families)}; "
+            f"--arch {request.arch}: unknown{did_you_mean(request.arch, families) or ';'} "
             f"`python app.py --list` shows all"
         )
     depth = request.depth if request.depth is not None else next(iter(family.values()))["depth"]

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruners.version import __version__
 from pruners.channel_graph import Axis, ChannelGraph, Kept, Units
 from pruners.metrics import count_macs, count_parameters
 from pruners.verify import Outcome
+from pruners.version import __version__
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +93,20 @@ def header(report: Report, stem: str, factory: str, weights_name: str) -> str:
     """The docstring of a generated file: what it is, from what, how much smaller, how to load."""
     shape = ", ".join("x".join(str(n) for n in s) for s in report.input_shapes)
     parameters, macs, options = report.parameters, report.macs, report.options
-    removed = f"-{parameters.removed_pct:.1f} %"
-    return f"""{report.network}, pruned: {parameters.before:,} -> {parameters.after:,} parameters ({removed}),
-{_si(macs.before)} -> {_si(macs.after)} MACs at {shape}.
-
-Generated from {report.origin}; edit freely. Measure {options["measure"]}, method {options["method"]};
-how it was verified against the original is in the manifest, {stem}.json.
-
-    from {stem} import {factory}
-    model = {factory}(weights="{weights_name}")
-"""
+    return "\n".join(
+        (
+            f"{report.network}, pruned: {parameters.before:,} -> {parameters.after:,} parameters "
+            f"(-{parameters.removed_pct:.1f} %),",
+            f"{_si(macs.before)} -> {_si(macs.after)} multiply-accumulates at {shape}.",
+            "",
+            f"Generated from {report.origin}; edit freely.",
+            f"Measure {options['measure']}, method {options['method']}; how it was verified "
+            f"against the original stands in {stem}.json.",
+            "",
+            f"    from {stem} import {factory}",
+            f'    model = {factory}(weights="{weights_name}")',
+        )
+    )
 
 
 def manifest(

@@ -40,7 +40,8 @@ class ChannelNorm:
 
     def __call__(self, *, weight: Tensor, **context: Any) -> Tensor:
         """Weight of shape (n_neurons, n_inputs) -> scores of shape (n_neurons,)."""
-        return torch.linalg.vector_norm(weight, ord=self.p, dim=1)
+        norms: Tensor = torch.linalg.vector_norm(weight, ord=self.p, dim=1)
+        return norms
 
 
 SCORING_MEASURES: dict[str, Callable[..., Measure]] = {"ChannelNorm": ChannelNorm}
@@ -80,8 +81,8 @@ def score_units(
         values = scores.to("cpu", torch.float64).numpy()
         if not np.isfinite(values).all():
             raise PrunerError(
-                f"{axis.tensor}: {int((~np.isfinite(values)).sum())} of {len(values)} filters have a "
-                f"score that is not a finite number; expected finite weights (NaN or infinity in "
+                f"{axis.tensor}: {int((~np.isfinite(values)).sum())} of {len(values)} filters have "
+                f"a score that is not a finite number; expected finite weights (NaN or infinity in "
                 f"the checkpoint?)"
             )
         mean = values.mean()

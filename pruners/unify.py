@@ -29,11 +29,11 @@ from pruners.expressions import (
     Argument,
     Call,
     Dictionary,
+    Display,
     Either,
     Expr,
     Literal,
     Reference,
-    Sequence_,
     Variable,
 )
 
@@ -142,9 +142,9 @@ class _Sheet:
                     value = self.lay(values, instances, (*path, argument.name))
                     laid.append(replace(argument, value=value))
                 return Call(function, tuple(laid), table)
-            case Sequence_(items, brackets):
-                columns = zip(*(e.items for e in exprs if isinstance(e, Sequence_)), strict=True)
-                return Sequence_(
+            case Display(items, brackets):
+                columns = zip(*(e.items for e in exprs if isinstance(e, Display)), strict=True)
+                return Display(
                     tuple(self.lay(c, instances, (*path, str(k))) for k, c in enumerate(columns)),
                     brackets,
                 )
@@ -328,8 +328,8 @@ class _Sheet:
                     tuple(replace(a, value=self._fill(a.value, slots)) for a in arguments),
                     table,
                 )
-            case Sequence_(items, brackets):
-                return Sequence_(tuple(self._fill(item, slots) for item in items), brackets)
+            case Display(items, brackets):
+                return Display(tuple(self._fill(item, slots) for item in items), brackets)
             case Dictionary(items):
                 return Dictionary(tuple((k, self._fill(v, slots)) for k, v in items))
             case Either(flag, then, otherwise):
@@ -369,7 +369,7 @@ def _skeleton(expr: Expr) -> str:
         case Call(function, arguments):
             inner = ", ".join(f"{a.name}={_skeleton_of_argument(a.value)}" for a in arguments)
             return f"{function.name}({inner})"
-        case Sequence_(items, brackets):
+        case Display(items, brackets):
             return brackets + ", ".join(_skeleton(item) for item in items)
         case Dictionary(items):
             return "{" + ", ".join(f"{k}: {_skeleton(v)}" for k, v in items)
@@ -389,7 +389,7 @@ def _has_variable(expr: Expr) -> bool:
             return True
         case Call(_, arguments):
             return any(_has_variable(a.value) for a in arguments)
-        case Sequence_(items):
+        case Display(items):
             return any(_has_variable(item) for item in items)
         case Dictionary(items):
             return any(_has_variable(v) for _, v in items)

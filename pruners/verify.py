@@ -263,8 +263,7 @@ class Case:
     factory: str
     """The function in the source that builds the network: `factory(weights=path)`."""
     weights: bytes
-    """A `torch.save`d state_dict. If all its floating tensors have one dtype, the network is built
-    with that as torch's default dtype."""
+    """A `torch.save`d state_dict."""
     weights_name: str
     inputs: tuple[Any, ...]
     """Positional inputs: tensors, plain values, or dicts, lists and tuples of them."""

@@ -277,10 +277,6 @@ def run_case(
         raise MismatchError(f"the file has no function {case['factory']}")
 
     state = torch.load(weights, map_location="cpu", weights_only=True)
-    dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
-    if len(dtypes) == 1:
-        # A file of float64 weights is for a network built in float64.
-        torch.set_default_dtype(dtypes.pop())
 
     fresh = _module(factory(), case["factory"])
     _check_keys(list(state), case["keys"], "the weights")

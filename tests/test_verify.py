@@ -109,6 +109,9 @@ def image(dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=dtype)
 
 
+SOURCE_FLOAT64 = SOURCE.replace("Net(**kwargs)", "Net(**kwargs).double()")
+
+
 def good_case(source: str = SOURCE, dtype: torch.dtype = torch.float32, **changes: Any) -> Case:
     model = full_network(dtype, source)
     kept, x = kept_channels(model), image(dtype)
@@ -463,7 +466,7 @@ def cases(original: Path) -> dict[str, tuple[Case, str]]:
         "good": (good, ""),
         "prints": (replace(good, source="print('hello'); import json\n" + SOURCE), ""),
         "structured": (good_case(STRUCTURED), ""),
-        "float64": (good_case(dtype=torch.float64), ""),
+        "float64": (good_case(SOURCE_FLOAT64, dtype=torch.float64), ""),
         "batch of one": (
             replace(good, inputs=(image()[:1],), expected=good.expected[:1]),
             "",
