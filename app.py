@@ -50,10 +50,37 @@ UsageError: type[Any] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
+
+def whole(option: str, least: int, about: str) -> Any:
+    """An option that is a whole number; what typer says of other values does not name them."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        # Random number generators take no more than 64 bits.
+        if not least <= value < 2**63:
+            raise PrunerError(f"{option} {text}: expected a whole number of at least {least}")
+        return value
+
+    return typer.Option(parser=parse, metavar="INTEGER", help=about)
+
+
+def percentage(text: str) -> float:
+    """A number; whether it is a percentage is checked with the other options."""
+    try:
+        return float(text)
+    except ValueError:
+        raise PrunerError(
+            f"--prune-pct {text}: expected a percentage of at least 0 and below 100"
+        ) from None
+
+
 Arch = Annotated[
     str | None, typer.Option(help="A family of the zoo (--list), or FILE.py:CLASS.", metavar="ARCH")
 ]
-Depth = Annotated[int | None, typer.Option(help="Which member of the family.")]
+Depth = Annotated[int | None, whole("--depth", 1, "Which member of the family.")]
 ArchArgs = Annotated[
     str | None, typer.Option(metavar="JSON", help="Arguments of the class in FILE.py.")
 ]
@@ -64,13 +91,13 @@ Checkpoint = Annotated[
 InputShape = Annotated[
     str | None, typer.Option(metavar="C,H,W", help="Of one example, such as 3,32,32.")
 ]
-NumClasses = Annotated[int | None, typer.Option(min=1, help="Outputs of the network.")]
+NumClasses = Annotated[int | None, whole("--num-classes", 1, "Outputs of the network.")]
 DatasetName = Annotated[
     str | None, typer.Option("--dataset", metavar="NAME", help="To test and train on (--list).")
 ]
 DataDir = Annotated[Path, typer.Option(metavar="DIR", help="Where datasets lie.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch a dataset that is missing.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of all random numbers.")]
+Seed = Annotated[int, whole("--seed", 0, "Of all random numbers.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the model file and manifest.")]
 WeightsOut = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the weights.")]
@@ -88,7 +115,7 @@ def setup_pruner(arch: str) -> type[BasicPruning]:
         return BasicPruning
     if arch not in ARCHITECTURES:
         raise PrunerError(
-            f"--arch {arch}: unknown{did_you_mean(arch, ARCHITECTURES)}; "
+            f"--arch {arch}: unknown{did_you_mean(arch, ARCHITECTURES) or ';'} "
             f"`python app.py --list` shows all"
         )
     return ARCHITECTURES[arch]
@@ -106,21 +133,21 @@ def prune_command(
     dataset: DatasetName = None,
     data_dir: DataDir = Path("data"),
     download: Download = False,
-    # Text, so that what is no number gets a message of this program.
     prune_pct: Annotated[
-        str, typer.Option(metavar="PERCENT", help="How much goes: at least 0, below 100.")
-    ] = "50",
+        float,
+        typer.Option(parser=percentage, metavar="PERCENT", help="How much goes: 0 to below 100."),
+    ] = 50,
     target: Annotated[str, typer.Option(help="Percent of params, macs or channels.")] = "params",
     measure: Annotated[str, typer.Option(help="How channels are scored.")] = "ChannelNorm",
     method: Annotated[str, typer.Option(help="Ranked Global or Local.")] = "Global",
-    min_filters: Annotated[int, typer.Option(help="No layer becomes narrower.")] = 2,
-    round_to: Annotated[int, typer.Option(help="Widths become multiples of this.")] = 1,
+    min_filters: Annotated[int, whole("--min-filters", 1, "No layer becomes narrower.")] = 2,
+    round_to: Annotated[int, whole("--round-to", 1, "Widths become multiples of this.")] = 1,
     ignore: Annotated[
         list[str] | None,
         typer.Option(metavar="GLOB", help="Layers that keep their outputs; repeatable."),
     ] = None,
     finetune_epochs: Annotated[
-        int, typer.Option(min=0, help="Train the pruned network on the dataset.")
+        int, whole("--finetune-epochs", 0, "Train the pruned network on the dataset.")
     ] = 0,
     out: Out = Path("generated"),
     weights_out: WeightsOut = Path("models/pruned"),
@@ -145,7 +172,7 @@ def prune_command(
     job = Job(
         Request(_given(arch), depth, arch_args, input_shape, num_classes, checkpoint, seed, device),
         Options(
-            _percentage(prune_pct),
+            prune_pct,
             target,  # type: ignore[arg-type]  # unchecked text, until the budget is made
             measure,
             method,
@@ -175,7 +202,7 @@ def prune_command(
 @app.command("demo")
 def demo_command(
     ctx: typer.Context,
-    epochs: Annotated[int, typer.Option(min=1, help="To fine-tune.")] = 4,
+    epochs: Annotated[int, whole("--epochs", 1, "To fine-tune.")] = 4,
     out: Out = Path("generated"),
     weights_out: WeightsOut = Path("models/pruned"),
     seed: Seed = 0,
@@ -214,7 +241,7 @@ def train_command(
     dataset: DatasetName = SHIPPED_DATASET,
     data_dir: DataDir = Path("data"),
     download: Download = False,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 30,
+    epochs: Annotated[int, whole("--epochs", 1, "Passes over the training images.")] = 30,
     lr: Annotated[float, typer.Option(help="The highest learning rate.")] = 0.1,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -308,15 +335,6 @@ def _given(arch: str | None) -> str:
             f"`python app.py --list` shows all"
         )
     return arch
-
-
-def _percentage(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise PrunerError(
-            f"--prune-pct {text}: expected a percentage of at least 0 and below 100"
-        ) from None
 
 
 def _refuse_options(ctx: typer.Context) -> None:

@@ -107,7 +107,7 @@ def offer() -> dict[str, Any]:
     for entry in MODELS.values():
         families.setdefault(entry["family"], []).append(entry["depth"])
     return {
-        "arch": families,
+        "arch": {family: sorted(depths) for family, depths in families.items()},
         "dataset": {
             name: {
                 "input_shape": list(entry["shape"]),
@@ -129,7 +129,7 @@ def show_offer() -> None:
     for column in table.columns:
         column.justify = "left"
     for family, depths in offered["arch"].items():
-        table.add_row("--arch", family, f"--depth {', '.join(map(str, sorted(depths)))}")
+        table.add_row("--arch", family, f"--depth {', '.join(map(str, depths))}")
     table.add_row("--arch", "FILE.py:CLASS", "your own network; --arch-args JSON, --input-shape")
     for name, entry in offered["dataset"].items():
         shape = "x".join(map(str, entry["input_shape"]))

@@ -1,0 +1,55 @@
+# make demo        the main job, on real digits (two minutes after installation)
+# make test        all tests
+# make test-zoo    the long tests: every network of the zoo
+# make lint        ruff and mypy
+# make bench       the benchmarks
+# make checkpoint  train the weights that ship with the zoo anew
+# make clean       remove what these made, generated files excepted
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Each worker has one thread: threads of several would fight for the same cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# What an installation depends on; a newer one of them installs again.
+PACKAGING := setup.cfg pyproject.toml
+
+.PHONY: demo test test-zoo lint bench checkpoint clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed
+	$(BIN)/python app.py demo
+
+test: $(VENV)/.installed-dev
+	$(PYTEST) -m "not zoo"
+
+test-zoo: $(VENV)/.installed-dev
+	$(PYTEST) -m zoo
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks
+
+checkpoint: $(VENV)/.installed
+	$(BIN)/python -m models.train_checkpoint
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip is the last thing that venv makes: an interrupted one is made again.
+$(BIN)/pip:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(PACKAGING) | $(BIN)/pip
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(PACKAGING) | $(BIN)/pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $(VENV)/.installed $@
