@@ -43,6 +43,15 @@ def block_spec(module: nn.Module) -> BlockSpec | None:
     return spec if isinstance(spec, BlockSpec) else None
 
 
+SKIP_ATTRIBUTE = "__pruner_skip__"
+
+
+def skipped_convs(module: nn.Module) -> tuple[str, ...]:
+    """The layers that `@skip` names for the module's class, relative to the module."""
+    names = getattr(type(module), SKIP_ATTRIBUTE, ())
+    return names if isinstance(names, tuple) else ()
+
+
 @dataclass(frozen=True, slots=True)
 class BlockType:
     """How blocks of one kind are analysed, written and filled."""

@@ -15,8 +15,13 @@ from typing import TypeVar
 
 from torch import nn
 
-from pruners.blocks import ATTRIBUTE, BlockSpec, register_calculator
-from pruners.dependencies import DependencyCalculator, ResidualCalculator
+from pruners.blocks import ATTRIBUTE, SKIP_ATTRIBUTE, BlockSpec, register_calculator
+from pruners.dependencies import (
+    DependencyCalculator,
+    FireCalculator,
+    MBConvCalculator,
+    ResidualCalculator,
+)
 from pruners.errors import PrunerError
 
 Block = TypeVar("Block", bound=type[nn.Module])
@@ -46,6 +51,52 @@ def bottleneck(
     return _describe("bottleneck", ResidualCalculator(), lType, convs, downsampling)
 
 
+def mb_conv(
+    lType: str, convs: Sequence[str], downsampling: Sequence[str] = ()
+) -> Callable[[Block], Block]:
+    """An inverted residual block: expand, depthwise and project convolutions in a row.
+
+    The arguments are those of `basic_block`. A block whose depthwise convolution has a stride
+    other than 1 has no shortcut; otherwise a missing or empty downsampling layer means that the
+    block adds its input as it is, provided that it keeps the number of channels.
+    """
+    return _describe("mb_conv", MBConvCalculator(), lType, convs, downsampling)
+
+
+def fire(lType: str, convs: Sequence[str]) -> Callable[[Block], Block]:
+    """A squeeze convolution and expand convolutions that read it; they are concatenated.
+
+    Args:
+        lType: name of the block type.
+        convs: the squeeze convolution, then the expand convolutions in the order in which they
+            are concatenated.
+    """
+    if not isinstance(convs, str) and len(tuple(convs)) < 2:
+        raise PrunerError(
+            f"@fire(convs={list(convs)}): expected the squeeze convolution and at least one "
+            f"expand convolution"
+        )
+    return _describe("fire", FireCalculator(), lType, convs)
+
+
+def skip(convs: Sequence[str]) -> Callable[[Block], Block]:
+    """Layers of a block or network that never lose output channels.
+
+    Args:
+        convs: paths of convolutions or Linears, relative to the class.
+    """
+    names = _names("skip", "convs", convs)
+    if not names:
+        raise PrunerError("@skip(convs=[]): name at least one convolution")
+
+    def attach(cls: Block) -> Block:
+        _check_class("skip", cls)
+        setattr(cls, SKIP_ATTRIBUTE, names)
+        return cls
+
+    return attach
+
+
 def _describe(
     decorator: str,
     calculator: DependencyCalculator,
@@ -64,12 +115,16 @@ def _describe(
     register_calculator(lType, calculator)
 
     def attach(cls: Block) -> Block:
-        if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
-            raise PrunerError(f"@{decorator} on {cls!r}: expected a subclass of torch.nn.Module")
+        _check_class(decorator, cls)
         setattr(cls, ATTRIBUTE, spec)
         return cls
 
     return attach
+
+
+def _check_class(decorator: str, cls: object) -> None:
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+        raise PrunerError(f"@{decorator} on {cls!r}: expected a subclass of torch.nn.Module")
 
 
 def _names(decorator: str, argument: str, names: Sequence[str]) -> tuple[str, ...]:

@@ -12,12 +12,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
-from pruners.blocks import BlockSpec, block_spec, block_type, register_calculator
+from pruners.blocks import (
+    BlockSpec,
+    block_spec,
+    block_type,
+    register_calculator,
+    skipped_convs,
+)
 from pruners.call_order import layers_in_order
 from pruners.chain import follow
 from pruners.channel_graph import Axis, ChannelGraph, Coupling, match_layers
@@ -38,7 +45,8 @@ class Block:
         return {_join(self.path, name): layer for name, layer in layers_in_order(self.module)}
 
     def size(self, axis: Axis) -> int:
-        tensor = self.module.get_parameter(axis.tensor.removeprefix(f"{self.path}."))
+        owner, _, name = axis.tensor.removeprefix(f"{self.path}.").rpartition(".")
+        tensor = getattr(self.module.get_submodule(owner), name)
         return int(tensor.shape[axis.dim])
 
     def main(self) -> dict[str, nn.Module]:
@@ -62,7 +70,7 @@ class Block:
         has = ", ".join(p.removeprefix(f"{self.path}.") for p in convolutions) or "none"
         named = {_join(self.path, name): name for name in spec.convs}
         for path, name in named.items():
-            if path not in convolutions:
+            if path not in convolutions and not _is_absent(self.module, name):
                 what = "which is no convolution" if path in layers else "which the block lacks"
                 raise PrunerError(
                     f"{where} names '{name}' in convs, {what}; its convolutions are: {has}"
@@ -81,7 +89,7 @@ class Block:
                     f"are: {', '.join(n for n, _ in self.module.named_children())}"
                 )
         order = [path for path in layers if path in named]
-        if order != list(named):
+        if order != [path for path in named if path in layers]:
             raise PrunerError(
                 f"{where} names convs in the order {', '.join(spec.convs)}, but they run in the "
                 f"order {', '.join(p.removeprefix(f'{self.path}.') for p in order)}"
@@ -123,22 +131,151 @@ class DependencyCalculator(ABC):
         return hash(type(self))
 
 
-class ResidualCalculator(DependencyCalculator):
-    """A row of convolutions, added to the block's input or to that of its downsampling layers."""
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """All that a calculator says of a block, at once."""
+
+    interface: Interface
+    couplings: tuple[Coupling, ...] = ()
+    external: bool = False
+
+
+class BackboneCalculator(DependencyCalculator):
+    """A calculator that finds internal, external and interface together, in `backbone`."""
+
+    @abstractmethod
+    def backbone(self, block: Block) -> Backbone:
+        """What the block does, usually by one of the `..._backbone` functions."""
 
     def internal(self, block: Block) -> Iterable[Coupling]:
-        main, side = row(block.main()), row(block.side())
-        yield from main.couplings
-        yield from side.couplings
-        if main.output and side.output:
-            yield from tie(main.output, side.output, block.size, f"{block.path}: add")
+        return self.backbone(block).couplings
 
     def external(self, block: Block) -> bool:
-        return row(block.side()).output is None
+        return self.backbone(block).external
 
     def interface(self, block: Block) -> Interface:
-        main, side = row(block.main()), row(block.side())
-        return Interface(main.reads + side.reads, main.output, main.unknown or side.unknown)
+        return self.backbone(block).interface
+
+
+def residual_backbone(block: Block, shortcut: bool = True) -> Backbone:
+    """A row of layers, added to the block's input or to that of its downsampling layers.
+
+    Args:
+        shortcut: False for a block that adds nothing: a plain row.
+    """
+    main = row(block.main())
+    side = row(block.side()) if shortcut else Ports()
+    couplings = main.couplings + side.couplings
+    if main.output and side.output:
+        couplings += tuple(tie(main.output, side.output, block.size, f"{block.path}: add"))
+    return Backbone(
+        Interface(main.reads + side.reads, main.output, main.unknown or side.unknown),
+        couplings,
+        external=shortcut and side.output is None,
+    )
+
+
+def split_and_aggregate_backbone(
+    block: Block,
+    stem: Sequence[str],
+    branches: Sequence[Sequence[str]],
+    aggregate: Literal["cat", "add"],
+) -> Backbone:
+    """A stem, then branches that all read its output, then their concatenation or sum.
+
+    Every layer of the block belongs to the convolution that it follows; layers in front of the
+    first convolution belong to the stem.
+
+    Args:
+        stem: convolutions of the stem, in order; empty where the branches read the block's input.
+        branches: for every branch its convolutions, in the order of the concatenation.
+        aggregate: "cat" along the channels, or "add".
+    """
+    parts = _parts(block, [*([stem] if stem else []), *branches])
+    tail = _tail(parts[-1], parts[1 if stem else 0 :]) if aggregate == "cat" else {}
+    head = row(parts[0]) if stem else Ports()
+    rows = [row(part) for part in parts[1 if stem else 0 :]]
+    unknown = next((r.unknown for r in (head, *rows) if r.unknown), "")
+    couplings = list(head.couplings)
+    reads = list(head.reads)
+    for branch in rows:
+        couplings += branch.couplings
+        for read in branch.reads:
+            if head.output is None:
+                reads.append(read)
+            else:
+                couplings += meet(head.output, read, block.size, block.path)
+    outputs = [branch.output for branch in rows if branch.output is not None]
+    if unknown or not outputs:
+        return Backbone(Interface((), None, unknown or f"{block.path}: its branches make nothing"))
+    if aggregate == "cat":
+        whole = tuple(axis for output in outputs for axis in output)
+    else:
+        whole = outputs[0]
+        for output in outputs[1:]:
+            couplings += tie(whole, output, block.size, f"{block.path}: add")
+    for path, layer in tail.items():
+        for read in ports(path, layer).reads:
+            couplings += meet(whole, read, block.size, path)
+    return Backbone(Interface(tuple(reads), whole), tuple(couplings))
+
+
+def _tail(
+    last: dict[str, nn.Module], branches: Sequence[Mapping[str, nn.Module]]
+) -> dict[str, nn.Module]:
+    """Takes the layers behind a concatenation out of its last branch: norms as wide as all."""
+    outs = [
+        [m.out_channels for m in part.values() if isinstance(m, _ConvNd)][-1] for part in branches
+    ]
+    names = list(last)
+    for i, path in enumerate(names):
+        width = getattr(last[path], "num_features", outs[-1])
+        if width == sum(outs) != outs[-1]:
+            return {name: last.pop(name) for name in names[i:]}
+    return {}
+
+
+def _parts(block: Block, groups: Sequence[Sequence[str]]) -> list[dict[str, nn.Module]]:
+    """The block's layers, each with the group of convolutions that it follows."""
+    group_of = {_join(block.path, name): i for i, names in enumerate(groups) for name in names}
+    parts: list[dict[str, nn.Module]] = [{} for _ in groups]
+    current = 0
+    for path, layer in block.layers().items():
+        current = group_of.get(path, current)
+        parts[current][path] = layer
+    return parts
+
+
+class ResidualCalculator(BackboneCalculator):
+    """A row of convolutions, added to the block's input or to that of its downsampling layers."""
+
+    def backbone(self, block: Block) -> Backbone:
+        return residual_backbone(block)
+
+
+class MBConvCalculator(BackboneCalculator):
+    """An inverted residual block: it has a shortcut only where it keeps the shape.
+
+    A block whose depthwise convolution has a stride other than 1 adds nothing; neither does one
+    without downsampling layers that changes the number of channels.
+    """
+
+    def backbone(self, block: Block) -> Backbone:
+        convolutions = [m for m in block.main().values() if isinstance(m, _ConvNd)]
+        strided = any(m.groups > 1 and set(m.stride) != {1} for m in convolutions)
+        widens = bool(convolutions) and (
+            convolutions[0].in_channels != convolutions[-1].out_channels
+        )
+        has_side = row(block.side()).output is not None
+        return residual_backbone(block, shortcut=not strided and (has_side or not widens))
+
+
+class FireCalculator(BackboneCalculator):
+    """A squeeze convolution, and the concatenation of the expand convolutions that read it."""
+
+    def backbone(self, block: Block) -> Backbone:
+        squeeze, *expand = block.spec.convs
+        return split_and_aggregate_backbone(block, [squeeze], [[name] for name in expand], "cat")
 
 
 class LayerCalculator(DependencyCalculator):
@@ -209,7 +346,7 @@ def meet(stream: Stream, read: Read, size: Any, because: str) -> list[Coupling]:
         fits = count == positions * read.groups
         left, right = np.arange(count), np.arange(count) % max(1, positions)
     else:
-        fits = count > 0 and positions % count == 0
+        fits = positions == count or (read.spread and positions % count == 0)
         left, right = (
             np.arange(positions) // max(1, positions // max(1, count)),
             np.arange(positions),
@@ -291,10 +428,28 @@ def declared_graph(
         if path in ran:
             rows, columns = weight_axes(path, layer)
             graph.add(rows, role="out")
-            graph.add(columns, role="in")
-    for path in match_layers(ignore, weighted):
+            if columns in graph.graph:  # a depthwise convolution has none to lose
+                graph.add(columns, role="in")
+    for path in sorted(match_layers(ignore, weighted)):
         graph.freeze(weight_axes(path, weighted[path])[0], "--ignore")
+    for path in _skipped(model, weighted):
+        graph.freeze(weight_axes(path, weighted[path])[0], "@skip")
     return graph
+
+
+def _skipped(model: nn.Module, weighted: Mapping[str, nn.Module]) -> Iterable[str]:
+    """The layers that @skip decorators name."""
+    for path, module in model.named_modules():
+        for name in skipped_convs(module):
+            layer = _join(path, name)
+            if layer not in weighted and not _is_absent(module, name):
+                has = ", ".join(p.removeprefix(f"{path}.") for p in weighted if p.startswith(path))
+                raise PrunerError(
+                    f"{path or 'the network'} ({type(module).__name__}): @skip names '{name}', "
+                    f"which is no convolution or Linear of it; it has: {has or 'none'}"
+                )
+            if layer in weighted:
+                yield layer
 
 
 def find_blocks(model: nn.Module) -> dict[str, Block]:
@@ -344,6 +499,19 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
+def _is_absent(module: nn.Module, name: str) -> bool:
+    """Whether the name is there for a layer that this instance does without: None, or empty."""
+    value: Any = module
+    for part in name.split("."):
+        if not _has_attribute(value, part):
+            return False
+        value = value._modules[part] if part in value._modules else getattr(value, part)
+        empty = isinstance(value, nn.Sequential) and next(value.children(), None) is None
+        if value is None or empty or isinstance(value, nn.Identity):
+            return True
+    return False
+
+
 def _has_attribute(module: nn.Module, path: str) -> bool:
     value: Any = module
     for part in path.split("."):
@@ -360,15 +528,21 @@ register_calculator("layer", LayerCalculator())
 
 # `same` is part of what an own calculator needs; offered from here together with row and tie.
 __all__ = [
+    "Backbone",
+    "BackboneCalculator",
     "Block",
     "DependencyCalculator",
+    "FireCalculator",
     "Interface",
     "LayerCalculator",
+    "MBConvCalculator",
     "ResidualCalculator",
     "declared_graph",
     "find_blocks",
     "meet",
+    "residual_backbone",
     "row",
     "same",
+    "split_and_aggregate_backbone",
     "tie",
 ]

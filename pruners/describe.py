@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
 
 from pruners.errors import WriterError
 from pruners.expressions import (
@@ -35,8 +36,6 @@ WIDTHS = frozenset(
     {"in_channels", "out_channels", "num_features", "in_features", "out_features", "num_channels"}
     | {"normalized_shape", "num_parameters", "embed_dim", "input_size", "hidden_size", "groups"}
 )
-# Arguments that read better with their name although they are required.
-_BY_KEYWORD = frozenset({"kernel_size"})
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
 # Where a layer is placed and in which precision is not part of its description.
 _IGNORED = frozenset({"device", "dtype"})
@@ -63,7 +62,7 @@ def write_layer(layer: nn.Module) -> Call:
                 name,
                 value,
                 None if required else Literal(parameter.default, name in WIDTHS),
-                positional=required and name not in _BY_KEYWORD,
+                positional=required and not (name == "kernel_size" and isinstance(layer, _ConvNd)),
             )
         )
     return Call(nn_reference(cls), tuple(arguments))

@@ -24,14 +24,15 @@ Stream = tuple[Axis, ...]
 class Read:
     """An axis that meets incoming channels.
 
-    With one group, every incoming channel meets `size / channels` neighbours on the axis (one for
-    a convolution, height x width for a Linear after a flatten, the multiplier for a depthwise
+    With one group, channel i meets position i; where `spread`, it meets `size / channels`
+    neighbours (height x width for a Linear after a flatten, the multiplier for a depthwise
     convolution). With g groups the axis has `channels / g` positions, each met by one channel of
     every group.
     """
 
     axis: Axis
     groups: int = 1
+    spread: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ def ports(path: str, module: nn.Module) -> Ports:
         return _convolution(path, module)
     if isinstance(module, nn.Linear):
         rows, columns = weight_axes(path, module)
-        return Ports((Read(columns),), tuple(_bias(path, module, rows)), (rows,))
+        return Ports((Read(columns, spread=True),), tuple(_bias(path, module, rows)), (rows,))
     if isinstance(module, _NormBase):
         if _counts_nothing(module):
             return Ports(tuple(Read(axis) for axis in _own_axes(path, module)))
@@ -119,7 +120,7 @@ def _convolution(path: str, module: _ConvNd) -> Ports:
     if groups == into:
         # Depthwise: row i filters channel i // multiplier, and there are no columns to lose.
         # The rows of one channel go together, so that every channel keeps its multiplier.
-        return Ports((Read(rows),), bias, (rows,))
+        return Ports((Read(rows, spread=True),), bias, (rows,))
     # The groups must stay equally wide: row j of every group goes together, and so does column j.
     positions = np.arange(out)
     equal = Coupling(rows, rows, positions, positions % (out // groups), f"{path}: equal groups")

@@ -98,7 +98,11 @@ def select(
             f"method {method}: unknown{did_you_mean(method, PRUNING_METHODS)}; "
             f"on offer are {', '.join(PRUNING_METHODS)}"
         )
-    removable = ~units.frozen & ~_floor(graph, units, scores, budget.min_filters)
+    made = np.zeros(units.count, dtype=bool)
+    for axis in graph.outputs():
+        made[units.of(axis)] = True
+    # Only channels that a layer of the network makes can go.
+    removable = made & ~units.frozen & ~_floor(graph, units, scores, budget.min_filters)
     order = PRUNING_METHODS[method](scores, units)
     order = order[removable[order]]
     cost = _Cost(graph, units, budget.target)
