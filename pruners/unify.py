@@ -250,8 +250,15 @@ class _Sheet:
         present = list(column.values.values())
         if column.flag:
             default: Expr | None = Literal(False)
+        elif len(column.values) < self.count and column.width:
+            # Where the part is missing nothing reads it: the width that comes in passes through.
+            full = next((c for c in self.columns if c.width and len(c.values) == self.count), None)
+            if full is not None:
+                filled = {**full.values, **column.values}
+                return Parameter(name, tuple(filled[k] for k in range(self.count)), None, True)
+            default = Literal(0, width=True)
         elif len(column.values) < self.count:
-            default = present[0] if not column.width else Literal(0, width=True)
+            default = present[0]
         elif column.width or column.part:
             default = None
             if column.part and NONE in present:
