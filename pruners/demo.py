@@ -26,7 +26,7 @@ class Row:
     bytes: int
     """Of its weights file."""
     latency_ms: float
-    """Of one image."""
+    """Of one image, on the device that the networks are on."""
 
 
 def measure(finished: Finished) -> list[Row]:
@@ -60,7 +60,7 @@ def measure(finished: Finished) -> list[Row]:
 
 def table_of(rows: list[Row]) -> Table:
     """The rows as a table."""
-    table = figures("", "test accuracy", "parameters", "MACs", "file size", "latency, 1 image")
+    table = figures("", "test accuracy", "parameters", "MACs", "file size", "CPU latency")
     for row in rows:
         table.add_row(
             row.name,

@@ -569,11 +569,12 @@ def test_ctrl_c_in_a_process(folder: Path) -> None:
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
         assert process.stderr is not None
+        if not line:
+            wait_for_import(process)
         seen = ""
         while line and not seen.startswith(line):
             seen = process.stderr.readline()
-        # Python needs a moment before the program can say what Ctrl-C does.
-        delay = draw.uniform(0.5, 2) if not line else draw.uniform(0, 1)
+        delay = draw.uniform(0, 1)
         time.sleep(delay)
         process.send_signal(signal.SIGINT)
         text, err = process.communicate(timeout=60)
@@ -583,6 +584,16 @@ def test_ctrl_c_in_a_process(folder: Path) -> None:
         assert "Traceback" not in err, where
         assert text == ""
         assert not out.exists() or list(out.iterdir()) == [], where
+
+
+def wait_for_import(process: subprocess.Popen[str]) -> None:
+    """Until the process begins to import torch; before that it cannot say what Ctrl-C does."""
+    maps = Path(f"/proc/{process.pid}/maps")
+    if not maps.exists():
+        time.sleep(2)
+        return
+    while process.poll() is None and "libtorch" not in maps.read_text():
+        time.sleep(0.01)
 
 
 def test_exit_code_of_a_process(folder: Path) -> None:

@@ -1,0 +1,46 @@
+"""The demonstration, whole: it is the first thing that a user sees."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import app
+
+
+def test_demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert app.main(["demo"]) == 0
+    out, err = capsys.readouterr()
+    assert out.count("test accuracy") == 1
+    rows = {
+        line.split("  ")[0]: [float(n.replace(",", "")) for n in re.findall(r"[\d,.]*\d", line)]
+        for line in out.splitlines()[1:4]
+    }
+    assert list(rows) == ["before", "pruned", "fine-tuned"]
+    for accuracy, parameters, macs, kilobytes, milliseconds in rows.values():
+        assert 0 < accuracy <= 100
+        assert parameters <= 272_474
+        assert macs <= 40_813_184
+        assert 500 < kilobytes < 1200
+        assert milliseconds > 0
+    before, _, finetuned = rows.values()
+    # The promise: within one point of the full network, with half of its parameters.
+    assert finetuned[0] >= before[0] - 1
+    assert finetuned[1] <= before[1] / 2
+    assert "epoch 4/4" in err
+    files = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file())
+    assert files == [
+        "generated/resnet20_50.json",
+        "generated/resnet20_50.py",
+        "models/pruned/resnet20_50_pruned_v1.0.pth",
+        "models/pruned/resnet20_50_pruned_v1.1.pth",
+    ]
+    assert all(name in out for name in files)
+    accuracies = json.loads((tmp_path / files[0]).read_text())["test_accuracy"]
+    assert accuracies["finetuned"] == pytest.approx(finetuned[0], abs=0.1)
