@@ -21,7 +21,7 @@ vectorised pass.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -62,6 +62,17 @@ class Coupling:
 
 
 @dataclass(frozen=True, slots=True)
+class UnknownOperator:
+    """An operator that no rule explains: whatever it touches stays."""
+
+    operator: str
+    module: str
+    """Path of the module that calls it; empty for the network itself."""
+    channels: int
+    """Atoms that stay because of it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Units:
     """The units of a graph, as flat arrays over all atoms of all its axes.
 
@@ -79,6 +90,8 @@ class Units:
     """Shape (units,): units that must stay."""
     reasons: Mapping[int, str]
     """For every frozen unit, why."""
+    renormalised: Mapping[int, str] = field(default_factory=dict)
+    """For every unit under an operator that counts channels, that operator's place."""
 
     @property
     def count(self) -> int:
@@ -113,7 +126,11 @@ class ChannelGraph:
         self.positions: dict[str, int] = {}
         """Multiply-accumulates per weight element and example: the output positions of each
         convolution or linear weight."""
+        self.aliases: dict[str, str] = {}
+        """Further names of tied tensors, and the name that stands for them in `positions`."""
+        self.unknown: list[UnknownOperator] = []
         self._frozen: list[tuple[Axis, Indices, str]] = []
+        self._renormalised: list[tuple[Axis, Indices, str]] = []
 
     def size(self, axis: Axis) -> int:
         return self.shapes[axis.tensor][axis.dim]
@@ -143,6 +160,12 @@ class ChannelGraph:
         self.add(axis)
         where = np.arange(self.size(axis)) if positions is None else positions
         self._frozen.append((axis, where, because))
+
+    def renormalise(self, axis: Axis, because: str, positions: Indices | None = None) -> None:
+        """An operator over these positions (layer norm, say) depends on how many there are."""
+        self.add(axis)
+        where = np.arange(self.size(axis)) if positions is None else positions
+        self._renormalised.append((axis, where, because))
 
     def outputs(self) -> list[Axis]:
         """The axes that hold the output channels (rows) of a weight, sorted."""
@@ -175,6 +198,10 @@ class ChannelGraph:
             for unit in np.unique(hit[~frozen[hit]]):
                 reasons[int(unit)] = because
             frozen[hit] = True
+        renormalised: dict[int, str] = {}
+        for axis, positions, because in self._renormalised:
+            for unit in np.unique(unit_of[starts[index[axis]] + positions]):
+                renormalised.setdefault(int(unit), because)
         axis_of_atom = np.repeat(np.arange(len(axes)), np.diff(starts))
         return Units(
             axes=axes,
@@ -183,6 +210,7 @@ class ChannelGraph:
             group_of=_groups(unit_of, axis_of_atom, n_units, len(axes)),
             frozen=frozen,
             reasons=reasons,
+            renormalised=renormalised,
         )
 
 
