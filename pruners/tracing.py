@@ -17,8 +17,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import random
-import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -112,10 +112,14 @@ def trace(
     notes = Notes(state.params, state.atoms)
     unknown: dict[tuple[str, str], list[Tensor]] = {}
     tapes = []
-    both = reads_training(model)
     for number, example in enumerate(examples):
-        for training in (False, True) if both else (False,):
-            tapes.append(_run(model, state, notes, unknown, example, number, training, rewritable))
+        for training in (False, True):
+            tape, readers = _run(
+                model, state, notes, unknown, example, number, training, rewritable
+            )
+            tapes.append(tape)
+            if not readers:
+                break
     result = _built(state, notes, unknown, tapes, examples)
     if last_word:
         from pruners.replay import freeze_what_breaks  # replay imports this module
@@ -269,45 +273,31 @@ def stand_ins(model: nn.Module, state: State, meta: bool) -> dict[int, Tensor]:
     return result
 
 
-def reads_training(model: nn.Module) -> bool:
-    """Whether code outside `torch.nn` may read `training`: only then do two modes differ."""
-    seen: set[Any] = set()
-    return any(
-        _mentions_training(vars(base).values(), seen)
-        for cls in {type(m) for m in model.modules()}
-        for base in cls.__mro__
-        if not base.__module__.startswith("torch.") and base is not object
-        # Passes `training` on to a function that keeps shapes and labels.
-        and (base.__module__, base.__name__)
-        != ("torchvision.ops.stochastic_depth", "StochasticDepth")
-    ) or any("forward" in m.__dict__ for m in model.modules())
+@contextmanager
+def training_readers() -> Iterator[set[str]]:
+    """Collects the modules of code outside PyTorch that reads `training` while this is open.
 
+    Where nobody does, a run in training has the same operators as one in evaluation. A property
+    on the class comes before the instances' own entries, which it returns and changes.
+    """
+    readers: set[str] = set()
 
-def _mentions_training(values: Iterable[Any], seen: set[Any]) -> bool:
-    for value in values:
-        if isinstance(value, (staticmethod, classmethod)):
-            value = value.__func__
-        elif isinstance(value, property):
-            value = value.fget
-        value = inspect.unwrap(value) if callable(value) else value
-        if not isinstance(value, types.FunctionType) or value.__code__ in seen:
-            continue
-        if (value.__module__ or "").startswith("torch."):
-            continue
-        seen.add(value.__code__)
-        names = _names(value.__code__)
-        if "training" in names:
-            return True
-        # Functions of the same project that the code calls.
-        called = [value.__globals__.get(name) for name in names]
-        if _mentions_training(called, seen):
-            return True
-    return False
+    def get(module: nn.Module) -> bool:
+        caller = sys._getframe(1)
+        name = caller.f_globals.get("__name__", "")
+        # StochasticDepth only passes it on to a function that keeps shapes and labels.
+        if not name.startswith("torch.") and name != "torchvision.ops.stochastic_depth":
+            readers.add(name)
+        return bool(module.__dict__["training"])
 
+    def put(module: nn.Module, value: bool) -> None:
+        module.__dict__["training"] = value
 
-def _names(code: types.CodeType) -> set[str]:
-    inner = [c for c in code.co_consts if isinstance(c, types.CodeType)]
-    return set(code.co_names).union(*(_names(c) for c in inner))
+    nn.Module.training = property(get, put)  # type: ignore[assignment]
+    try:
+        yield readers
+    finally:
+        del nn.Module.training  # type: ignore[misc]
 
 
 # --- watching a run ---------------------------------------------------------------------------
@@ -645,14 +635,15 @@ def _run(
     number: int,
     training: bool,
     rewritable: bool,
-) -> Tape:
+) -> tuple[Tape, set[str]]:
     """One labelled run, on meta tensors if the network can, else on real ones."""
+    readers: set[str] = set()
     marks = [len(x) for x in (notes.couplings, notes.frozen, notes.counting, notes.rectangles)]
     weights = len(notes.weights)
     for meta in (True, False):
         tape = Tape(number, training, meta)
         try:
-            with untouched(model):
+            with untouched(model), training_readers() as readers:
                 _watched(model, state, notes, unknown, example, tape, rewritable)
             break
         except Exception as error:
@@ -670,7 +661,7 @@ def _run(
                 ) from error
     if number or training:
         del notes.weights[weights:]
-    return tape
+    return tape, readers
 
 
 def _watched(
@@ -922,6 +913,14 @@ def _by_axis(owners: Indices, starts: Indices, atoms: Indices) -> Iterator[tuple
     for part in np.split(np.arange(len(real)), cuts):
         i = int(axis[part[0]])
         yield i, real[part] - starts[i]
+
+
+def by_axis(trace: Trace, atoms: Indices) -> Iterator[tuple[Axis, Indices]]:
+    """The axes of atoms, and their positions on each."""
+    axes = [(p, d) for p in trace.params for d in range(len(p.shape))]
+    starts = np.array([p.starts[d] for p, d in axes] or [1], dtype=np.int64)
+    for i, positions in _by_axis(trace.owners, starts, atoms):
+        yield Axis(axes[i][0].name, axes[i][1]), positions
 
 
 def _batch(examples: Sequence[Example]) -> int:
