@@ -1075,3 +1075,74 @@ def rule_of(func: Any) -> Rule | None:
     if name in ("max", "min") and func._overloadname == "other":
         return pointwise
     return found
+
+
+# --- shapes -----------------------------------------------------------------------------------
+# What a meta kernel would say, for the operators that nearly all of a network consists of. The
+# kernels are written in Python and take most of the time of a run.
+
+
+def output_shape(name: str, call_args: tuple[Any, ...]) -> Sequence[int] | None:
+    """The shape of the result, None where the kernel has to be asked.
+
+    >>> x, weight = torch.empty(1, 3, 8, 8), torch.empty(4, 3, 3, 3)
+    >>> output_shape("conv2d", (x, weight, None, [2, 2], [1, 1]))
+    [1, 4, 4, 4]
+    """
+    x: Tensor = call_args[0]
+    if name in _SAME_SHAPE:
+        return x.shape
+    if name in ("batch_norm", "instance_norm", "group_norm"):
+        widths = [a.shape[0] for a in call_args[1:5] if isinstance(a, Tensor)]
+        return x.shape if all(n == x.shape[1] for n in widths) else None
+    if name == "layer_norm":
+        fits = list(x.shape[-len(call_args[1]) :]) == list(call_args[1])
+        affine = [a for a in call_args[2:4] if isinstance(a, Tensor)]
+        fits = fits and all(list(a.shape) == list(call_args[1]) for a in affine)
+        return x.shape if fits else None
+    if name in ("conv1d", "conv2d", "conv3d"):
+        return _convolved(*call_args)
+    if name in ("add", "mul", "sub", "div") and isinstance(call_args[1], Tensor):
+        return x.shape if agrees(call_args) and x.dtype == call_args[1].dtype else None
+    return None
+
+
+def agrees(call_args: tuple[Any, ...]) -> bool:
+    """Whether the second argument is a number or a tensor of the first one's shape."""
+    if len(call_args) < 2 or not isinstance(call_args[1], Tensor):
+        return True
+    return bool(call_args[0].shape == call_args[1].shape)
+
+
+_SAME_SHAPE = frozenset(
+    "relu relu6 hardtanh hardswish hardsigmoid silu gelu sigmoid tanh elu leaky_relu mish softplus"
+    " dropout feature_dropout".split()
+)
+IN_PLACE = frozenset(
+    "relu_ relu6_ hardtanh_ hardswish_ hardsigmoid_ silu_ sigmoid_ tanh_ elu_ leaky_relu_ mish_"
+    " dropout_ feature_dropout_ add_ mul_ sub_ div_".split()
+)
+"""Operators whose result is their first argument, which a meta tensor has no need to compute."""
+
+
+def _convolved(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Sequence[int] | None:
+    k = weight.dim() - 2
+    if x.dim() != k + 2 or isinstance(padding, str) or x.shape[1] != weight.shape[1] * groups:
+        return None
+    s, p, d = (list(v) * (k // len(v)) if isinstance(v, (list, tuple)) else [v] * k
+               for v in (stride, padding, dilation))
+    shape = [x.shape[0], weight.shape[0]]
+    for i in range(k):
+        size = (x.shape[2 + i] + 2 * p[i] - d[i] * (weight.shape[2 + i] - 1) - 1) // s[i] + 1
+        if size < 1:
+            return None
+        shape.append(size)
+    return shape

@@ -202,14 +202,10 @@ def widths(module: nn.Module) -> dict[str, Any]:
     weight = module._parameters.get("weight")
     own = module.__dict__
     if isinstance(module, nn.modules.conv._ConvNd) and weight is not None:
-        transposed = module.transposed
         rows, columns = weight.shape[:2]
-        groups = module.groups
-        if groups > 1 and (own["out_channels"] if transposed else own["in_channels"]) == groups:
-            per_group = columns if transposed else own["out_channels"] // groups
-            groups = rows if transposed else rows // max(per_group, 1)
-        elif groups > 1 and own["in_channels"] == groups:
-            groups = rows
+        groups, transposed = module.groups, module.transposed
+        if groups > 1 and module.in_channels == groups:  # depthwise: groups go with channels
+            groups = rows if transposed else rows // (module.out_channels // groups)
         ins, outs = (rows, columns * groups) if transposed else (columns * groups, rows)
         return {"in_channels": ins, "out_channels": outs, "groups": groups}
     if isinstance(module, nn.Linear) and weight is not None:
@@ -316,7 +312,7 @@ class Replay(Watch):
                     value = full
                 fixed.append(value)
             args = tuple(fixed)
-        return func(*args, **kwargs)
+        return self.result(name, func, args, kwargs)
 
     def correct(self, step: Step, argument: str, given: Any, needed: Any) -> None:
         frame = sys._getframe()
@@ -456,7 +452,7 @@ def _fix_convolution(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kw
         if args[at] != needed:
             r.correct(step, "groups", args[at], needed)
             args = (*args[:at], needed, *args[at + 1 :])
-    return func(*args, **kwargs)
+    return r.result(name, func, args, kwargs)
 
 
 def _fix_layer_norm(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
@@ -464,7 +460,7 @@ def _fix_layer_norm(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwa
     needed = list(args[0].shape[args[0].dim() - rank :])
     if list(args[1]) != needed:
         r.correct(step, "normalized_shape", list(args[1]), needed)
-    return func(args[0], needed, *args[2:], **kwargs)
+    return r.result(name_of(func), func, (args[0], needed, *args[2:]), kwargs)
 
 
 def _fix_group_norm(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
@@ -472,7 +468,7 @@ def _fix_group_norm(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwa
     needed = args[0].shape[1] if groups == full else groups
     if args[1] != needed:
         r.correct(step, "num_groups", args[1], needed)
-    return func(args[0], needed, *args[2:], **kwargs)
+    return r.result(name_of(func), func, (args[0], needed, *args[2:]), kwargs)
 
 
 def _fix_attention(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:

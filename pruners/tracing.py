@@ -343,11 +343,21 @@ class Watch(TorchDispatchMode):
         super().__init__()
         self.places = Places(model)
         self.meta = meta
-        self.whole = False
-        """Set while a function runs that counts as one operator (`WholeFunction`)."""
+        self.off = False
 
     def step(self, func: Any, rule: Rule | None, args: tuple[Any, ...], kwargs: Any) -> Any:
         raise NotImplementedError
+
+    def result(self, name: str, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """What the operator returns; on meta tensors only its shape counts."""
+        if self.meta and args and isinstance(args[0], Tensor) and args[0].is_meta:
+            x = args[0]
+            if name in operators.IN_PLACE and operators.agrees(args):
+                return x
+            shape = operators.output_shape(name, args)
+            if shape is not None and x.is_contiguous():
+                return torch.empty(shape, dtype=x.dtype, device="meta")
+        return func(*args, **kwargs)
 
     def attention(self, tensors: Sequence[Tensor]) -> None:
         """Called before an `nn.MultiheadAttention` with the tensors that it is given."""
@@ -356,7 +366,7 @@ class Watch(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self.whole:
+        if self.off:
             return func(*args, **kwargs)
         rule = rule_for(func)
         if rule is None and func._can_decompose():
@@ -367,6 +377,15 @@ class Watch(TorchDispatchMode):
         if self.meta:
             args, kwargs = on_one_device(args, kwargs)
         return self.step(func, rule, args, kwargs)
+
+    @contextmanager
+    def unwatched(self) -> Iterator[None]:
+        """Operators run unseen: our own, and those inside a function that counts as one."""
+        self.off = True
+        try:
+            yield
+        finally:
+            self.off = False
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -421,11 +440,13 @@ class Functions(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.multi_head_attention_forward:
-            self.watch.attention(operators.tensors_in((*args, *kwargs.values())))
+            with self.watch.unwatched():
+                self.watch.attention(operators.tensors_in((*args, *kwargs.values())))
             return multi_head_attention(*args, **kwargs)
-        if func is F.local_response_norm and not self.watch.whole:
-            whole = WholeFunction(func, self.watch)
-            return self.watch.step(whole, operators.local_response_norm, args, kwargs)
+        if func is F.local_response_norm and not self.watch.off:
+            with self.watch.unwatched():
+                rule = operators.local_response_norm
+                return self.watch.step(WholeFunction(func), rule, args, kwargs)
         return func(*args, **kwargs)
 
 
@@ -434,17 +455,12 @@ class WholeFunction:
 
     tags: tuple[Any, ...] = ()
 
-    def __init__(self, func: Any, watch: Watch) -> None:
+    def __init__(self, func: Any) -> None:
         self.func = func
         self.name: str = func.__name__
-        self.watch = watch
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self.watch.whole = True
-        try:
-            return self.func(*args, **kwargs)
-        finally:
-            self.watch.whole = False
+        return self.func(*args, **kwargs)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, WholeFunction) and other.func is self.func
@@ -583,7 +599,7 @@ class Tracer(Watch):
         before = [notes.of(x) for x in tensors]
         shapes = [tuple(x.shape) for x in tensors]
         counted = len(notes.counting)
-        out = func(*args, **kwargs)
+        out = self.result(name, func, args, kwargs)
         outs = [out] if isinstance(out, Tensor) else operators.tensors_in([out])
         labels: list[Labels]
         if rule is not None:
