@@ -20,6 +20,7 @@ vectorised pass.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -107,7 +108,7 @@ class Units:
         return np.repeat(np.arange(len(self.axes)), np.diff(self.starts))
 
     def _index(self, axis: Axis) -> int:
-        i = int(np.searchsorted(np.array([str(a) for a in self.axes]), str(axis)))
+        i = bisect_left(self.axes, str(axis), key=str)
         if i == len(self.axes) or self.axes[i] != axis:
             raise KeyError(str(axis))
         return i
@@ -220,10 +221,12 @@ def _groups(unit_of: Indices, axis_of_atom: Indices, n_units: int, n_axes: int) 
     A set of axes is compared by the sum of one random 63-bit number an axis: two different sets
     among n collide with a probability of about n^2 / 2^64.
     """
-    pairs = np.unique(unit_of * n_axes + axis_of_atom)
+    ones = np.ones(len(unit_of), dtype=np.int8)
+    touches = coo_array((ones, (unit_of, axis_of_atom)), (n_units, n_axes)).tocsr()
     key_of_axis = np.random.default_rng(0).integers(0, 2**63, size=n_axes, dtype=np.uint64)
     keys = np.zeros(n_units, dtype=np.uint64)
-    np.add.at(keys, pairs // n_axes, key_of_axis[pairs % n_axes])
+    unit = np.repeat(np.arange(n_units), np.diff(touches.indptr))
+    np.add.at(keys, unit, key_of_axis[touches.indices])
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     # Number the groups in the order in which they first appear, not by their random keys.
     rank = np.empty(len(first), dtype=np.int64)

@@ -998,7 +998,13 @@ RULES: dict[str, Rule] = _table(
         " triu_indices hann_window one_hot",
     ),
     # pointwise: and whatever else PyTorch tags so
-    pointwise=(pointwise, "where masked_fill lerp addcmul addcdiv add sub mul div relu clamp tril triu"),
+    pointwise=(
+        pointwise,
+        "where masked_fill lerp addcmul addcdiv add sub mul div clamp tril triu relu relu6 hardtanh"
+        " hardswish hardsigmoid leaky_relu elu selu celu gelu silu mish softplus logsigmoid"
+        " log_sigmoid_forward rrelu rrelu_with_noise softshrink hardshrink threshold sigmoid tanh"
+        " softsign fake_quantize_per_tensor_affine",
+    ),
     in_place=(in_place, "copy_"),
     prelu=(prelu, "prelu _prelu_kernel"),
     glu=(glu, "glu"),

@@ -32,6 +32,7 @@ from pruners.operators import Labels, Layer, Rule
 from pruners.tracing import (
     BoolMask,
     Example,
+    State,
     Step,
     Tape,
     Trace,
@@ -91,12 +92,12 @@ def replay(
         DoesNotFitError: an operator breaks, or another one comes where the traced run had this.
     """
     tape = trace.tapes[0] if tape is None else tape
-    watch = Replay(model, tape, gone_atoms(trace, kept), meta)
-    with untouched(model):
+    watch = Replay(trace.state, tape, gone_atoms(trace, kept), meta)
+    with untouched(trace.state.modules):
         model.train(tape.training)
         with torch.inference_mode():
-            swap_tensors(model, _sliced(model, trace, kept, tape, meta))
-            _follow_widths(model)
+            swap_tensors(trace.state.modules, _sliced(model, trace, kept, meta))
+            _follow_widths(trace.state.modules)
             args, kwargs = _inputs(trace.examples[tape.example], tape, meta)
         with watch.watching():
             output = model(*args, **kwargs)
@@ -112,11 +113,11 @@ def restricted(model: nn.Module, trace: Trace, kept: Kept, tape: Tape | None = N
     every operator that counts channels sees the surviving ones only.
     """
     tape = trace.tapes[0] if tape is None else tape
-    watch = Restricted(model, tape, gone_atoms(trace, kept), False)
-    with untouched(model):
+    watch = Restricted(trace.state, tape, gone_atoms(trace, kept), False)
+    with untouched(trace.state.modules):
         model.train(tape.training)
         with torch.inference_mode():
-            swap_tensors(model, _silenced(model, trace, kept, tape))
+            swap_tensors(trace.state.modules, _silenced(model, trace, kept))
             args, kwargs = _inputs(trace.examples[tape.example], tape, False)
         with watch.watching():
             return model(*args, **kwargs)
@@ -125,7 +126,7 @@ def restricted(model: nn.Module, trace: Trace, kept: Kept, tape: Tape | None = N
 def gone_atoms(trace: Trace, kept: Kept) -> BoolMask:
     """Shape (atoms + 1,): the atoms that `kept` removes, virtual ones with their owner."""
     gone = np.zeros(len(trace.owners), dtype=bool)
-    for param in trace.params:
+    for param in trace.state.params:
         for dim, start in enumerate(param.starts):
             here = np.ones(param.shape[dim], dtype=bool)
             here[kept[param.name][dim]] = False
@@ -142,7 +143,7 @@ def slice_tensor(x: Tensor, kept: Sequence[Indices]) -> Tensor:
 
 
 def _sliced(
-    model: nn.Module, trace: Trace, kept: Kept, tape: Tape, meta: bool
+    model: nn.Module, trace: Trace, kept: Kept, meta: bool
 ) -> dict[int, Tensor]:
     result = {}
     for name, tensor in state_tensors(model):
@@ -151,10 +152,10 @@ def _sliced(
             result[id(tensor)] = torch.empty(shape, dtype=tensor.dtype, device="meta")
         else:
             result[id(tensor)] = slice_tensor(tensor.detach(), kept[name])
-    return _with_the_rest(model, result, meta)
+    return _with_the_rest(trace, result, meta)
 
 
-def _silenced(model: nn.Module, trace: Trace, kept: Kept, tape: Tape) -> dict[int, Tensor]:
+def _silenced(model: nn.Module, trace: Trace, kept: Kept) -> dict[int, Tensor]:
     result = {}
     for name, tensor in state_tensors(model):
         silent = tensor.detach().clone()
@@ -164,12 +165,12 @@ def _silenced(model: nn.Module, trace: Trace, kept: Kept, tape: Tape) -> dict[in
             if len(out):
                 silent.index_fill_(dim, torch.as_tensor(out), fill)
         result[id(tensor)] = silent
-    return _with_the_rest(model, result, False)
+    return _with_the_rest(trace, result, False)
 
 
-def _with_the_rest(model: nn.Module, known: dict[int, Tensor], meta: bool) -> dict[int, Tensor]:
+def _with_the_rest(trace: Trace, known: dict[int, Tensor], meta: bool) -> dict[int, Tensor]:
     """Stand-ins for buffers that are not in the `state_dict` as well."""
-    for module in model.modules():
+    for module in trace.state.modules:
         for tensor in module._buffers.values():
             if tensor is not None and id(tensor) not in known:
                 known[id(tensor)] = (
@@ -186,9 +187,9 @@ def _inputs(example: Example, tape: Tape, meta: bool) -> Example:
     return args, kwargs
 
 
-def _follow_widths(model: nn.Module) -> None:
+def _follow_widths(modules: Sequence[nn.Module]) -> None:
     """Attributes of `torch.nn` layers that say how wide they are, read off their tensors."""
-    for module in model.modules():
+    for module in modules:
         for name, value in widths(module).items():
             module.__dict__[name] = value
 
@@ -230,8 +231,8 @@ def widths(module: nn.Module) -> dict[str, Any]:
 
 
 class Replay(Watch):
-    def __init__(self, model: nn.Module, tape: Tape, gone: BoolMask, meta: bool) -> None:
-        super().__init__(model, meta)
+    def __init__(self, state: State, tape: Tape, gone: BoolMask, meta: bool) -> None:
+        super().__init__(state, meta)
         self.tape = tape
         self.gone = gone
         self.at = 0

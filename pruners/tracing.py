@@ -81,7 +81,7 @@ class Trace:
     graph: ChannelGraph
     tapes: list[Tape]
     examples: list[Example]
-    params: list[Param]
+    state: State
     owners: Indices
     """Shape (atoms + 1,): for every atom the one that decides for it; 0 for one that stays."""
 
@@ -177,9 +177,13 @@ class State:
     aliases: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
     atoms: int
+    modules: list[nn.Module]
+    names: dict[int, str]
+    """Module paths by the identity of the module."""
 
     @staticmethod
     def of(model: nn.Module) -> State:
+        names = {id(m): name for name, m in model.named_modules()}
         params: list[Param] = []
         by_id: dict[int, Param] = {}
         aliases: dict[str, str] = {}
@@ -197,7 +201,7 @@ class State:
                 atoms += size
             by_id[id(tensor)] = Param(name, shape, tuple(starts))
             params.append(by_id[id(tensor)])
-        return State(params, by_id, aliases, shapes, atoms)
+        return State(params, by_id, aliases, shapes, atoms, list(model.modules()), names)
 
 
 def state_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -213,11 +217,11 @@ def state_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 @contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
+def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Restore whatever a forward may change: attributes, containers in them, random state."""
     attributes: list[tuple[dict[str, Any], dict[str, Any]]] = []
     containers: list[tuple[Any, Any]] = []
-    for module in model.modules():
+    for module in modules:
         own = module.__dict__
         attributes.append((own, dict(own)))
         for key, value in own.items():
@@ -245,19 +249,19 @@ def untouched(model: nn.Module) -> Iterator[None]:
         np.random.set_state(numpy_rng)
 
 
-def swap_tensors(model: nn.Module, replacement: Mapping[int, Tensor]) -> None:
+def swap_tensors(modules: Sequence[nn.Module], replacement: Mapping[int, Tensor]) -> None:
     """Put other tensors in the place of parameters and buffers; undone by `untouched`."""
-    for module in model.modules():
+    for module in modules:
         for tensors in (module._parameters, module._buffers):
             for name, tensor in tensors.items():
                 if tensor is not None and id(tensor) in replacement:
                     tensors[name] = replacement[id(tensor)]  # type: ignore[assignment]
 
 
-def stand_ins(model: nn.Module, state: State, meta: bool) -> dict[int, Tensor]:
+def stand_ins(state: State, meta: bool) -> dict[int, Tensor]:
     """For every parameter and buffer a tensor that may be labelled and written to."""
     result: dict[int, Tensor] = {}
-    for module in model.modules():
+    for module in state.modules:
         for tensors, copied in ((module._parameters, False), (module._buffers, True)):
             for tensor in tensors.values():
                 if tensor is None or id(tensor) in result:
@@ -306,8 +310,8 @@ def training_readers() -> Iterator[set[str]]:
 class Places:
     """The path of the module that is running, kept by global forward hooks."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.names = {id(m): name for name, m in model.named_modules()}
+    def __init__(self, names: Mapping[int, str]) -> None:
+        self.names = names
         self.stack = [""]
 
     @contextmanager
@@ -339,9 +343,9 @@ class Watch(TorchDispatchMode):
     `Tracer` and `replay.Replay` share this class, so both see the same steps.
     """
 
-    def __init__(self, model: nn.Module, meta: bool) -> None:
+    def __init__(self, state: State, meta: bool) -> None:
         super().__init__()
-        self.places = Places(model)
+        self.places = Places(state.names)
         self.meta = meta
         self.off = False
 
@@ -573,14 +577,14 @@ class Tracer(Watch):
 
     def __init__(
         self,
-        model: nn.Module,
+        state: State,
         meta: bool,
         notes: Notes,
         unknown: dict[tuple[str, str], list[Tensor]],
         tape: Tape,
         rewritable: bool,
     ) -> None:
-        super().__init__(model, meta)
+        super().__init__(state, meta)
         self.notes = notes
         self.unknown = unknown
         self.tape = tape
@@ -659,7 +663,7 @@ def _run(
     for meta in (True, False):
         tape = Tape(number, training, meta)
         try:
-            with untouched(model), training_readers() as readers:
+            with untouched(state.modules), training_readers() as readers:
                 _watched(model, state, notes, unknown, example, tape, rewritable)
             break
         except Exception as error:
@@ -691,9 +695,9 @@ def _watched(
 ) -> None:
     model.train(tape.training)
     with torch.inference_mode():
-        swap_tensors(model, stand_ins(model, state, tape.meta))
+        swap_tensors(state.modules, stand_ins(state, tape.meta))
         args, kwargs = inputs_of(example, tape)
-    tracer = Tracer(model, tape.meta, notes, unknown, tape, rewritable)
+    tracer = Tracer(state, tape.meta, notes, unknown, tape, rewritable)
     with tracer.watching():
         out = model(*args, **kwargs)
     notes.place = "output"
@@ -847,7 +851,7 @@ def _built(
     for (operator, module), touched in unknown.items():
         ids = np.unique(torch.cat(touched).numpy())
         graph.unknown.append(UnknownOperator(operator, module, int((owners[ids] > 0).sum())))
-    return Trace(graph, tapes, examples, state.params, owners)
+    return Trace(graph, tapes, examples, state, owners)
 
 
 def _pairs(notes: Notes) -> tuple[Indices, Indices, Indices]:
@@ -933,7 +937,7 @@ def _by_axis(owners: Indices, starts: Indices, atoms: Indices) -> Iterator[tuple
 
 def by_axis(trace: Trace, atoms: Indices) -> Iterator[tuple[Axis, Indices]]:
     """The axes of atoms, and their positions on each."""
-    axes = [(p, d) for p in trace.params for d in range(len(p.shape))]
+    axes = [(p, d) for p in trace.state.params for d in range(len(p.shape))]
     starts = np.array([p.starts[d] for p, d in axes] or [1], dtype=np.int64)
     for i, positions in _by_axis(trace.owners, starts, atoms):
         yield Axis(axes[i][0].name, axes[i][1]), positions
