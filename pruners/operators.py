@@ -493,7 +493,9 @@ def indexed(n: Notes, call: Call) -> Labels:
     dims = [d for d, index in enumerate(indices) if index is not None]
     if any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in indices):
         return frozen(n, call)
-    zeros = [None if i is None else torch.zeros((), dtype=torch.int64).expand(i.shape) for i in indices]
+    zeros = [
+        None if i is None else torch.zeros((), dtype=torch.int64).expand(i.shape) for i in indices
+    ]
     return _picked(n, call, dims, lambda layer: call.func(layer, zeros))
 
 
@@ -1143,8 +1145,10 @@ def _convolved(
     k = weight.dim() - 2
     if x.dim() != k + 2 or isinstance(padding, str) or x.shape[1] != weight.shape[1] * groups:
         return None
-    s, p, d = (list(v) * (k // len(v)) if isinstance(v, (list, tuple)) else [v] * k
-               for v in (stride, padding, dilation))
+    s, p, d = (
+        list(v) * (k // len(v)) if isinstance(v, (list, tuple)) else [v] * k
+        for v in (stride, padding, dilation)
+    )
     shape = [x.shape[0], weight.shape[0]]
     for i in range(k):
         size = (x.shape[2 + i] + 2 * p[i] - d[i] * (weight.shape[2 + i] - 1) - 1) // s[i] + 1

@@ -142,9 +142,7 @@ def slice_tensor(x: Tensor, kept: Sequence[Indices]) -> Tensor:
     return x
 
 
-def _sliced(
-    model: nn.Module, trace: Trace, kept: Kept, meta: bool
-) -> dict[int, Tensor]:
+def _sliced(model: nn.Module, trace: Trace, kept: Kept, meta: bool) -> dict[int, Tensor]:
     result = {}
     for name, tensor in state_tensors(model):
         if meta:
@@ -279,7 +277,24 @@ class Replay(Watch):
         self.at += 1
         return step
 
+    def with_skipped_slices(self, func: Any, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], Any]:
+        """`x[:, :6]` calls no operator, or `alias`, once x has no more than 6 channels."""
+        while self.at < len(self.tape.steps):
+            step = self.tape.steps[self.at]
+            if step.func == func or name_of(step.func) != "slice" or not args:
+                break
+            x, dim = args[0], step.args[1] if len(step.args) > 1 else 0
+            if not isinstance(x, Tensor) or x.dim() != len(step.in_shapes[0]):
+                break
+            whole = (x, dim, 0, x.shape[dim])
+            if name_of(func) == "alias":
+                return whole, step.func
+            self.at += 1
+            args = (_fix_slice(self, step, step.func, whole, {}), *args[1:])
+        return args, func
+
     def step(self, func: Any, rule: Rule | None, args: tuple[Any, ...], kwargs: Any) -> Any:
+        args, func = self.with_skipped_slices(func, args)
         step = self.next(func)
         try:
             out = self.run(step, func, args, kwargs)
@@ -304,14 +319,13 @@ class Replay(Watch):
         fix = _FIXES.get(name)
         if fix is not None:
             return fix(self, step, func, args, kwargs)
-        given = [_values(a) for a in args]
-        if given != list(step.args):
-            fixed = []
-            for i, (value, full) in enumerate(zip(args, step.args, strict=False)):
-                if _values(value) != full:
-                    self.correct(step, f"argument {i}", _values(value), full)
-                    value = full
-                fixed.append(value)
+        given, full = [_values(a) for a in args], [_values(a) for a in step.args]
+        if given != full and len(given) == len(full):
+            fixed = list(args)
+            for i in range(len(args)):
+                if given[i] != full[i]:
+                    self.correct(step, f"argument {i}", given[i], full[i])
+                    fixed[i] = step.args[i]
             args = tuple(fixed)
         return self.result(name, func, args, kwargs)
 
@@ -339,7 +353,8 @@ def _inside(module: str) -> bool:
 
 
 def _values(value: Any) -> Any:
-    if isinstance(value, Tensor):
+    """An argument as far as it may follow from a width."""
+    if isinstance(value, (Tensor, torch.device, torch.dtype, torch.layout)):
         return None
     if isinstance(value, (list, tuple)):
         return [_values(v) for v in value]
@@ -383,7 +398,8 @@ def _fix_split(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: 
     x, amount = args[0], args[1]
     dim = (args[2] if len(args) > 2 else 0) % x.dim()
     needed = [
-        r.sizes(shape, labels)[dim] for shape, labels in zip(step.out_shapes, step.outs, strict=True)
+        r.sizes(shape, labels)[dim]
+        for shape, labels in zip(step.out_shapes, step.outs, strict=True)
     ]
     size = x.shape[dim]
     if isinstance(amount, int) and "chunk" in name_of(func):

@@ -420,9 +420,7 @@ def on_one_device(args: tuple[Any, ...], kwargs: Any) -> tuple[tuple[Any, ...], 
 
     def moved(value: Any) -> Any:
         if isinstance(value, Tensor) and not value.is_meta and value.dim():
-            out = torch.empty_strided(
-                value.shape, value.stride(), dtype=value.dtype, device="meta"
-            )
+            out = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
             out.__dict__.update({k: v for k, v in value.__dict__.items() if k == LABELS})
             return out
         if isinstance(value, (list, tuple)):
@@ -889,16 +887,20 @@ def _settle_rectangles(notes: Notes) -> None:
     todo = list(notes.rectangles)
     while todo:
         unit = _components(notes)
-        left_open: list[tuple[Layer, str]] = []
+        later: list[tuple[Layer, str]] = []
+        decided = np.zeros(len(unit), dtype=bool)
         for layer, place in todo:
             ids = operators.collapse(layer)
-            units = operators.settle(torch.from_numpy(unit[ids.numpy()]))
-            dims = operators.varies(units)
+            units = unit[ids.numpy()]
+            if decided[units].any():  # an earlier view had its say: look again afterwards
+                later.append((layer, place))
+                continue
+            dims = operators.varies(operators.settle(torch.from_numpy(units)))
             if len(dims) > 1:
-                left_open.append((layer, place))
                 notes.place = place
                 notes.couple(ids, operators.collapse(ids, dims[:-1]))
-        todo = left_open
+                decided[units] = True
+        todo = later
     notes.rectangles.clear()
 
 
