@@ -310,6 +310,17 @@ def movement(n: Notes, call: Call) -> Labels | list[Labels]:
     return [moved(n, [out[i] for out in outs]) for i in range(len(call.out))]
 
 
+def sliced(n: Notes, call: Call) -> Labels:
+    """`x[:, a:b]` moves; every other channel of fewer channels is another selection: frozen."""
+    dim, step = call.arg(1, 0) % max(call.x.dim(), 1), call.arg(4, 1)
+    for layer in n.of(call.x) if step != 1 else ():
+        if dim in varies(layer):
+            n.freeze(layer, f"is sliced in steps of {step}")
+    labels = movement(n, call)
+    assert isinstance(labels, tuple)
+    return labels
+
+
 def moved(n: Notes, layers: Iterable[Layer]) -> Labels:
     """Layers after a movement; one that no longer varies is a channel taken out alone: it stays."""
     result = []
@@ -972,10 +983,11 @@ RULES: dict[str, Rule] = _table(
     ),
     movement=(
         movement,
-        "permute transpose t squeeze unsqueeze select slice narrow split_with_sizes unbind expand"
+        "permute transpose t squeeze unsqueeze select narrow split_with_sizes unbind expand"
         " expand_as movedim moveaxis swapaxes swapdims diagonal unfold as_strided flip numpy_T"
         " transpose_ t_ squeeze_ unsqueeze_ adjoint mT T hsplit vsplit tensor_split unsafe_split_with_sizes",
     ),
+    sliced=(sliced, "slice"),
     reshape=(reshape, "view reshape _unsafe_view flatten unflatten _reshape_alias view_as ravel"),
     cat=(cat, "cat stack concat concatenate"),
     chunk=(chunk, "chunk split unsafe_split unsafe_chunk"),
