@@ -24,7 +24,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 import networkx as nx
 import numpy as np
@@ -40,8 +40,7 @@ Kept = Mapping[str, tuple[Indices, ...]]
 """For every parameter and buffer, for every dimension, the ascending indices that stay."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Axis:
+class Axis(NamedTuple):
     """One dimension of one parameter or buffer, named as in the `state_dict`."""
 
     tensor: str
@@ -138,6 +137,10 @@ class ChannelGraph:
 
     def add(self, axis: Axis, role: str = "") -> None:
         """Make the axis known; `role` is "out" for the rows of a weight, "in" for its columns."""
+        if axis in self.graph:
+            if role:
+                self.graph.nodes[axis]["role"] = role
+            return
         if axis.tensor not in self.shapes or axis.dim >= len(self.shapes[axis.tensor]):
             raise PrunerError(
                 f"axis {axis}: the network has no such tensor{did_you_mean(axis.tensor, self.shapes)}"

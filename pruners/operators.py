@@ -1109,7 +1109,9 @@ def output_shape(name: str, call_args: tuple[Any, ...]) -> Sequence[int] | None:
     >>> output_shape("conv2d", (x, weight, None, [2, 2], [1, 1]))
     [1, 4, 4, 4]
     """
-    x: Tensor = call_args[0]
+    x: Any = call_args[0]
+    if name == "cat":
+        return _joined(x, call_args[1] if len(call_args) > 1 else 0)
     if name in _SAME_SHAPE:
         return x.shape
     if name in ("batch_norm", "instance_norm", "group_norm"):
@@ -1125,6 +1127,19 @@ def output_shape(name: str, call_args: tuple[Any, ...]) -> Sequence[int] | None:
     if name in ("add", "mul", "sub", "div") and isinstance(call_args[1], Tensor):
         return x.shape if agrees(call_args) and x.dtype == call_args[1].dtype else None
     return None
+
+
+def _joined(pieces: Sequence[Tensor], dim: int) -> Sequence[int] | None:
+    first = pieces[0]
+    shape = list(first.shape)
+    for x in pieces[1:]:
+        sizes = list(x.shape)
+        if len(sizes) != len(shape) or x.dtype != first.dtype or not x.is_meta:
+            return None
+        sizes[dim], shape[dim] = shape[dim] + sizes[dim], shape[dim] + sizes[dim]
+        if sizes != shape:
+            return None
+    return shape if shape else None
 
 
 def agrees(call_args: tuple[Any, ...]) -> bool:

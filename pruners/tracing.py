@@ -18,7 +18,7 @@ import dataclasses
 import inspect
 import random
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -142,7 +142,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
             f"{type(model).__name__}: a ScriptModule has no Python source; "
             f"give the module that it was scripted from"
         )
-    for name, module in model.named_modules():
+    for name, module in _walk(model, ""):
         if "quantized" in type(module).__module__.split("."):
             raise UnsupportedNetworkError(
                 f"{name}: {type(module).__name__} is quantized; prune first, then quantize"
@@ -183,13 +183,18 @@ class State:
 
     @staticmethod
     def of(model: nn.Module) -> State:
-        names = {id(m): name for name, m in model.named_modules()}
+        everywhere = list(_walk(model, ""))
+        names: dict[int, str] = {}
+        modules: list[nn.Module] = []
+        for path, module in everywhere:
+            if names.setdefault(id(module), path) is path:
+                modules.append(module)
         params: list[Param] = []
         by_id: dict[int, Param] = {}
         aliases: dict[str, str] = {}
         shapes: dict[str, tuple[int, ...]] = {}
         atoms = 0
-        for name, tensor in state_tensors(model):
+        for name, tensor in _tensors(everywhere):
             shape = shapes[name] = tuple(tensor.shape)
             known = by_id.get(id(tensor))
             if known is not None:
@@ -201,12 +206,16 @@ class State:
                 atoms += size
             by_id[id(tensor)] = Param(name, shape, tuple(starts))
             params.append(by_id[id(tensor)])
-        return State(params, by_id, aliases, shapes, atoms, list(model.modules()), names)
+        return State(params, by_id, aliases, shapes, atoms, modules, names)
 
 
 def state_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Parameters and persistent buffers by name, tied ones under each of their names."""
-    for path, module in model.named_modules(remove_duplicate=False):
+    return _tensors(_walk(model, ""))
+
+
+def _tensors(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[tuple[str, Tensor]]:
+    for path, module in modules:
         prefix = f"{path}." if path else ""
         for name, tensor in module._parameters.items():
             if tensor is not None:
@@ -214,6 +223,14 @@ def state_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in module._buffers.items():
             if tensor is not None and name not in module._non_persistent_buffers_set:
                 yield prefix + name, tensor
+
+
+def _walk(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+    """Modules by path, a shared one under each of its paths."""
+    yield path, module
+    for name, child in module._modules.items():
+        if child is not None:
+            yield from _walk(child, f"{path}.{name}" if path else name)
 
 
 @contextmanager
@@ -225,6 +242,9 @@ def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
         own = module.__dict__
         attributes.append((own, dict(own)))
         for key, value in own.items():
+            kind = type(value)
+            if kind is bool or value is None or kind is int:
+                continue
             if isinstance(value, (dict, list, set)):
                 containers.append((value, value.copy() if value else None))
             elif isinstance(value, Tensor):
@@ -354,8 +374,10 @@ class Watch(TorchDispatchMode):
 
     def result(self, name: str, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         """What the operator returns; on meta tensors only its shape counts."""
-        if self.meta and args and isinstance(args[0], Tensor) and args[0].is_meta:
-            x = args[0]
+        x = args[0] if args else None
+        if name == "cat" and x:
+            x = x[0]
+        if self.meta and isinstance(x, Tensor) and x.is_meta:
             if name in operators.IN_PLACE and operators.agrees(args):
                 return x
             shape = operators.output_shape(name, args)
