@@ -327,34 +327,22 @@ def training_readers() -> Iterator[set[str]]:
 # --- watching a run ---------------------------------------------------------------------------
 
 
-class Places:
-    """The path of the module that is running, kept by global forward hooks."""
+_CALL = nn.Module._call_impl.__code__
 
-    def __init__(self, names: Mapping[int, str]) -> None:
-        self.names = names
-        self.stack = [""]
 
-    @contextmanager
-    def followed(self) -> Iterator[None]:
-        def enter(module: nn.Module, args: Any) -> None:
-            self.stack.append(self.names.get(id(module), self.stack[-1]))
+def running(names: Mapping[int, str]) -> str:
+    """The path of the module whose forward is running, read off the stack.
 
-        def leave(module: nn.Module, args: Any, out: Any) -> None:
-            self.stack.pop()
-
-        hooks = [
-            nn.modules.module.register_module_forward_pre_hook(enter),
-            nn.modules.module.register_module_forward_hook(leave, always_call=True),
-        ]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def at(self, operator: str) -> str:
-        module = self.stack[-1]
-        return f"{module}: {operator}" if module else operator
+    Hooks would tell as well, but they are paid for by every module and seen by all threads.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is _CALL:
+            path = names.get(id(frame.f_locals["self"]))
+            if path is not None:
+                return path
+        frame = frame.f_back  # type: ignore[assignment]
+    return ""
 
 
 class Watch(TorchDispatchMode):
@@ -365,9 +353,13 @@ class Watch(TorchDispatchMode):
 
     def __init__(self, state: State, meta: bool) -> None:
         super().__init__()
-        self.places = Places(state.names)
+        self.state = state
         self.meta = meta
         self.off = False
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else every operator passes through a wrapper that costs more than its rule
 
     def step(self, func: Any, rule: Rule | None, args: tuple[Any, ...], kwargs: Any) -> Any:
         raise NotImplementedError
@@ -416,9 +408,9 @@ class Watch(TorchDispatchMode):
     @contextmanager
     def watching(self) -> Iterator[None]:
         with ExitStack() as stack:
-            stack.enter_context(self.places.followed())
             stack.enter_context(torch.inference_mode())
-            stack.enter_context(Functions(self))
+            if any(isinstance(m, _WITH_FUNCTIONS) for m in self.state.modules):
+                stack.enter_context(Functions(self))
             stack.enter_context(self)
             yield
 
@@ -450,6 +442,9 @@ def on_one_device(args: tuple[Any, ...], kwargs: Any) -> tuple[tuple[Any, ...], 
         return value
 
     return tuple(moved(a) for a in args), {k: moved(v) for k, v in kwargs.items()}
+
+
+_WITH_FUNCTIONS = (nn.MultiheadAttention, nn.LocalResponseNorm)
 
 
 class Functions(TorchFunctionMode):
@@ -611,14 +606,15 @@ class Tracer(Watch):
         self.rewritable = rewritable
 
     def attention(self, tensors: Sequence[Tensor]) -> None:
-        self.notes.place = self.places.at("multi_head_attention_forward")
+        self.notes.place = running(self.state.names)
         for x in () if self.rewritable else tensors:
             for layer in self.notes.of(x):
                 self.notes.freeze(layer, "has the width that nn.MultiheadAttention checks")
 
     def step(self, func: Any, rule: Rule | None, args: tuple[Any, ...], kwargs: Any) -> Any:
         notes, name = self.notes, name_of(func)
-        notes.place = place = self.places.at(name)
+        module = running(self.state.names)
+        notes.place = place = f"{module}: {name}" if module else name
         tensors = operators.tensors_in((*args, *kwargs.values()) if kwargs else args)
         before = [notes.of(x) for x in tensors]
         shapes = [tuple(x.shape) for x in tensors]
@@ -631,7 +627,7 @@ class Tracer(Watch):
             labels = [found] if isinstance(found, tuple) else found
         else:
             if any(before):
-                touched = self.unknown.setdefault((name, self.places.stack[-1]), [])
+                touched = self.unknown.setdefault((name, module), [])
                 for layer in {layer for layers in before for layer in layers}:
                     notes.freeze(layer, "meets an operator without a rule")
                     touched.append(operators.collapse(layer).reshape(-1))
