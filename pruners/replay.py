@@ -421,15 +421,8 @@ def _fix_slice(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: 
     if mask is None:
         return func(*args, **kwargs)
     full, size = step.in_shapes[0][dim], x.shape[dim]
-    if name_of(func) == "select":
-        wanted, got = [args[2] % full], [args[2] % size]
-    elif name_of(func) == "narrow":
-        wanted = list(range(args[2] % full, args[2] % full + args[3]))
-        got = list(range(args[2] % size, min(args[2] % size + args[3], size)))
-    else:
-        start, end, by = (*args[2:], *(None, None, 1)[len(args) - 2 :])[:3]
-        wanted = list(range(*slice(start, end, by).indices(full)))
-        got = list(range(*slice(start, end, by).indices(size)))
+    wanted = _positions(name_of(func), step.args, full)
+    got = _positions(name_of(func), args, size)
     rank = np.cumsum(mask) - 1
     needed = [int(rank[i]) for i in wanted if mask[i]]
     if got == needed:
@@ -440,6 +433,16 @@ def _fix_slice(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: 
     if needed and needed == list(range(needed[0], needed[0] + len(needed))):
         return x.narrow(dim, needed[0], len(needed))
     return x.index_select(dim, torch.tensor(needed, dtype=torch.int64, device=x.device))
+
+
+def _positions(name: str, args: tuple[Any, ...], size: int) -> list[int]:
+    """What `select`, `narrow` or `slice` takes from a dimension of that size."""
+    if name == "select":
+        return [args[2] % size]
+    if name == "narrow":
+        return list(range(args[2] % size, min(args[2] % size + args[3], size)))
+    start, end, by = (*args[2:], *(None, None, 1)[len(args) - 2 :])
+    return list(range(*slice(start, end, by).indices(size)))
 
 
 def _fix_pad(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
