@@ -27,6 +27,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+LABELS = "_pruner_labels"
+"""The attribute of a tensor under which its labels are kept."""
+
 Layer = Tensor
 Labels = tuple[Layer, ...]
 Rule = Callable[["Notes", "Call"], "Labels | list[Labels]"]
@@ -128,14 +131,14 @@ class Notes:
     # where labels are kept
 
     def of(self, x: Tensor) -> Labels:
-        found = x.__dict__.get("_pruner_labels", NONE)
+        found = x.__dict__.get(LABELS, NONE)
         if isinstance(found, Param):
             ids = [(found.along(d), d) for d in range(len(found.shape))]
             found = tuple([spread(i, d, found.shape) for i, d in ids if i is not None])
         return found
 
     def param(self, x: Tensor) -> Param | None:
-        found = x.__dict__.get("_pruner_labels")
+        found = x.__dict__.get(LABELS)
         return found if isinstance(found, Param) else None
 
     # what is said of atoms
@@ -395,7 +398,7 @@ def cat(n: Notes, call: Call) -> Labels:
 
 def _unsqueezed(n: Notes, x: Tensor, dim: int) -> Tensor:
     out = x.unsqueeze(dim)
-    out.__dict__["_pruner_labels"] = tuple([layer.unsqueeze(dim) for layer in n.of(x)])
+    out.__dict__[LABELS] = tuple([layer.unsqueeze(dim) for layer in n.of(x)])
     return out
 
 
@@ -740,7 +743,7 @@ def addmm(n: Notes, call: Call) -> Labels:
     """`addmm`, `baddbmm`, `addmv`: a product and something added to it."""
     layers = [*product(n, call.args[1], call.args[2], call.out.shape)]
     total = torch.empty(call.out.shape, device="meta")
-    total.__dict__["_pruner_labels"] = tuple(layers)
+    total.__dict__[LABELS] = tuple(layers)
     return met(n, [total, call.args[0]], call.out.shape)
 
 
@@ -751,6 +754,9 @@ def product(n: Notes, a: Tensor, b: Tensor, shape: Sequence[int]) -> Labels:
     coupled across them: every head loses the same positions.
     """
     k = -2 if b.dim() > 1 else -1
+    contracted_ids = n.channels(a, -1)
+    if contracted_ids is not None and is_loud(a) and is_loud(b):
+        n.count(contracted_ids)
     n.meet(n.channels(a, -1), n.channels(b, k), "is multiplied by a tensor that no weight produces")
     for weight, out_dim in ((b, 1), (a, 0)):
         if weight.dim() == 2:
@@ -821,7 +827,7 @@ def _placed_last(n: Notes, x: Tensor, shape: Sequence[int]) -> Labels:
 
 def total(n: Notes, call: Call) -> Labels | list[Labels]:
     """Sums and norms: a channel that is silent adds nothing."""
-    return _reduced(n, call, lambda layer: None)
+    return _reduced(n, call, n.count if is_loud(call.x) else lambda layer: None)
 
 
 def statistic(n: Notes, call: Call) -> Labels | list[Labels]:
@@ -962,6 +968,50 @@ def frozen(n: Notes, call: Call) -> Labels:
         for layer in n.of(x):
             n.freeze(layer, "is kept whole by this operator")
     return NONE
+
+
+# --- is a removed channel silent? ---------------------------------------------------------------
+
+
+def loud(call: Call, name: str, labels: Labels) -> bool:
+    """Whether channels of the result are other than zero after everything of theirs is zero.
+
+    Silencing a channel (its rows and biases zero) makes it zero behind a convolution or a batch
+    norm and keeps it so through a relu, but sigmoid(0) is 1/2. The next convolution does not mind:
+    its columns are zero too. A sum over such channels does, so it counts them.
+    """
+    if not labels or name in _SILENT:
+        return False
+    inputs = [x for x in call.tensors() if x.dim()]
+    if name.rstrip("_") in ("mul", "multiply"):
+        return all(is_loud(x) for x in inputs)
+    if name.rstrip("_") in ("add", "sub", "rsub"):
+        return len(inputs) < 2 or any(is_loud(x) or LABELS not in x.__dict__ for x in inputs)
+    return name.rstrip("_") in _LOUD or any(is_loud(x) for x in inputs)
+
+
+def is_loud(x: Tensor) -> bool:
+    return "_pruner_loud" in x.__dict__
+
+
+def count_silent_divisors(n: Notes, call: Call, name: str) -> None:
+    """A silent channel would be 0/0: the operator is only right on the surviving ones."""
+    at = {"div": 1, "divide": 1, "reciprocal": 0, "rsqrt": 0, "log": 0}.get(name.rstrip("_"))
+    x = None if at is None else call.arg(at)
+    if isinstance(x, Tensor) and not is_loud(x):
+        for layer in n.of(x):
+            n.count(layer)
+
+
+_SILENT = frozenset(
+    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear batch_norm"
+    " layer_norm group_norm embedding".split()
+)
+_LOUD = frozenset(
+    "sigmoid hardsigmoid exp exp2 cos cosh softplus log_sigmoid softmax log_softmax reciprocal"
+    " rsqrt log log2 logical_not eq ne le ge lt gt clamp clamp_min fill zeros_like ones_like"
+    " full_like rand_like randn_like acos erfc".split()
+)
 
 
 # --- the table --------------------------------------------------------------------------------

@@ -36,9 +36,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pruners import operators
 from pruners.channel_graph import Axis, ChannelGraph, Coupling, Indices, UnknownOperator
 from pruners.errors import PrunerError, UnsupportedNetworkError
-from pruners.operators import Call, Labels, Layer, Notes, Param, Rule
-
-LABELS = "_pruner_labels"
+from pruners.operators import LABELS, Call, Labels, Layer, Notes, Param, Rule
 
 Example = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments of one call of the network."""
@@ -623,8 +621,13 @@ class Tracer(Watch):
         outs = [out] if isinstance(out, Tensor) else operators.tensors_in([out])
         labels: list[Labels]
         if rule is not None:
-            found = rule(notes, Call(func, args, kwargs, out))
+            call = Call(func, args, kwargs, out)
+            operators.count_silent_divisors(notes, call, name)
+            found = rule(notes, call)
             labels = [found] if isinstance(found, tuple) else found
+            if labels and operators.loud(call, name, labels[0]):
+                for x in outs:
+                    x.__dict__["_pruner_loud"] = True
         else:
             if any(before):
                 touched = self.unknown.setdefault((name, module), [])

@@ -445,6 +445,44 @@ def test_operators_that_count_are_marked_and_exact_on_the_survivors() -> None:
     assert set(outcome.units.renormalised.values()) == {"norm: layer_norm"}
 
 
+class LoudSum(Small):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        gate = y.sigmoid().sum(1, keepdim=True)
+        return self.out(y * gate)
+
+
+class QuietSum(Small):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn(self.conv(x)).relu()
+        return self.out(y * y.sum(1, keepdim=True) / y.norm(dim=1, keepdim=True).clamp_min(1e-6))
+
+
+def test_sum_counts_only_channels_that_are_not_silent() -> None:
+    """sigmoid(0) is 1/2: a removed channel would still add to the sum."""
+    loud = parity(LoudSum(), IMAGE)
+    assert loud.error < 1e-12
+    assert set(loud.units.renormalised.values()) == {"sum"}
+    quiet = parity(QuietSum(), IMAGE)
+    assert quiet.error < 1e-12
+    assert not quiet.units.renormalised
+    assert quiet.removed("conv.weight", 0) > 0
+
+
+class DividedByItsNorm(Small):
+    def forward(self, x: Tensor) -> Tensor:
+        w = self.conv.weight
+        w = w / w.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        return self.out(F.conv2d(x, w, self.conv.bias, padding=1))
+
+
+def test_division_by_a_silent_channel_is_not_nan() -> None:
+    outcome = parity(DividedByItsNorm(), IMAGE)
+    assert outcome.error < 1e-12
+    assert set(outcome.units.renormalised.values()) == {"div"}
+    assert outcome.removed("conv.weight", 0) > 0
+
+
 def test_replay_reports_another_path() -> None:
     class Fickle(Small):
         def forward(self, x: Tensor) -> Tensor:
