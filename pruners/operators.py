@@ -313,6 +313,17 @@ def movement(n: Notes, call: Call) -> Labels | list[Labels]:
     return [moved(n, [out[i] for out in outs]) for i in range(len(call.out))]
 
 
+def expanded(n: Notes, call: Call) -> Labels:
+    """Copies of one element are as many as others want: virtual atoms where x has size 1."""
+    shape = call.out.shape
+    lead = len(shape) - call.x.dim()
+    layers = [layer.expand(shape) for layer in n.of(call.x)]
+    for d, size in enumerate(shape):
+        if size > 1 and (d < lead or call.x.shape[d - lead] == 1):
+            layers.append(spread(n.fresh(size), d, shape))
+    return tuple(layers)
+
+
 def sliced(n: Notes, call: Call) -> Labels:
     """`x[:, a:b]` moves; every other channel of fewer channels is another selection: frozen."""
     dim, step = call.arg(1, 0) % max(call.x.dim(), 1), call.arg(4, 1)
@@ -617,9 +628,8 @@ def met(n: Notes, inputs: Sequence[Tensor], shape: Sequence[int]) -> Labels:
             if any(d in dims for known in layers for d in varies(known)):
                 continue
             lead = len(shape) - x.dim()
-            if any(d >= lead and x.shape[d - lead] > 1 for d in dims):
-                n.freeze(layer, "meets a tensor of its width that no weight produces")
-                break
+            wide = [d for d in dims if d >= lead and x.shape[d - lead] > 1]
+            n.without(layer, wide, "meets a tensor of its width that no weight produces")
     return tuple(merged)
 
 
@@ -1028,15 +1038,16 @@ RULES: dict[str, Rule] = _table(
         "clone contiguous detach alias lift_fresh lift to _to_copy type_as view_as_real_copy"
         " positive resolve_conj resolve_neg requires_grad_ detach_ dropout feature_dropout"
         " alpha_dropout feature_alpha_dropout zeros_like ones_like full_like empty_like rand_like"
-        " randn_like bernoulli float half double bfloat16 _conj _neg_view data cpu nan_to_num"
+        " randn_like bernoulli _conj _neg_view data nan_to_num"
         " zero_ fill_ bernoulli_ normal_ uniform_ dropout_ feature_dropout_ exponential_",
     ),
     movement=(
         movement,
-        "permute transpose t squeeze unsqueeze select narrow split_with_sizes unbind expand"
-        " expand_as movedim moveaxis swapaxes swapdims diagonal unfold as_strided flip numpy_T"
-        " transpose_ t_ squeeze_ unsqueeze_ adjoint mT T hsplit vsplit tensor_split unsafe_split_with_sizes",
+        "permute transpose t squeeze unsqueeze select narrow split_with_sizes unbind"
+        " movedim moveaxis swapaxes swapdims diagonal unfold as_strided flip numpy_T"
+        " transpose_ t_ squeeze_ unsqueeze_ adjoint mT hsplit vsplit tensor_split unsafe_split_with_sizes",
     ),
+    expanded=(expanded, "expand expand_as"),
     sliced=(sliced, "slice"),
     reshape=(reshape, "view reshape _unsafe_view flatten unflatten _reshape_alias view_as ravel"),
     cat=(cat, "cat stack concat concatenate"),
@@ -1065,9 +1076,9 @@ RULES: dict[str, Rule] = _table(
     pointwise=(
         pointwise,
         "where masked_fill lerp addcmul addcdiv add sub mul div clamp tril triu relu relu6 hardtanh"
-        " hardswish hardsigmoid leaky_relu elu selu celu gelu silu mish softplus logsigmoid"
+        " hardswish hardsigmoid leaky_relu elu selu celu gelu silu mish softplus "
         " log_sigmoid_forward rrelu rrelu_with_noise softshrink hardshrink threshold sigmoid tanh"
-        " softsign fake_quantize_per_tensor_affine",
+        " fake_quantize_per_tensor_affine",
     ),
     in_place=(in_place, "copy_"),
     prelu=(prelu, "prelu _prelu_kernel"),
@@ -1079,7 +1090,7 @@ RULES: dict[str, Rule] = _table(
         " _convolution",
     ),
     linear=(linear, "linear"),
-    matmul=(matmul, "matmul mm bmm mv dot inner_product"),
+    matmul=(matmul, "matmul mm bmm mv dot "),
     addmm=(addmm, "addmm baddbmm addmv"),
     attention=(
         attention,
@@ -1106,7 +1117,7 @@ RULES: dict[str, Rule] = _table(
         " adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d upsample_bicubic2d"
         " _upsample_nearest_exact2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa"
         " reflection_pad2d replication_pad2d grid_sampler grid_sampler_2d fractional_max_pool2d"
-        " max_unpool2d roi_align",
+        " max_unpool2d ",
     ),
     pool3=(
         pool(3),
@@ -1122,7 +1133,7 @@ RULES: dict[str, Rule] = _table(
     frozen=(
         frozen,
         "lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell bilinear"
-        " nonzero unique _unique2 index_put index_put_ scatter scatter_ scatter_add scatter_add_"
+        " nonzero _unique2 index_put index_put_ scatter scatter_ scatter_add scatter_add_"
         " masked_select _local_scalar_dense item bincount multi_margin_loss",
     ),
 )

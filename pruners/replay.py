@@ -515,6 +515,7 @@ _FIXES = {
         _fix_convolution,
     ),
     "layer_norm": _fix_layer_norm,
+    "rms_norm": _fix_layer_norm,
     "group_norm": _fix_group_norm,
     "scaled_dot_product_attention": _fix_attention,
 }
