@@ -20,10 +20,11 @@ vectorised pass.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 import networkx as nx
 import numpy as np
@@ -39,8 +40,7 @@ Kept = Mapping[str, tuple[Indices, ...]]
 """For every parameter and buffer, for every dimension, the ascending indices that stay."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Axis:
+class Axis(NamedTuple):
     """One dimension of one parameter or buffer, named as in the `state_dict`."""
 
     tensor: str
@@ -62,6 +62,17 @@ class Coupling:
 
 
 @dataclass(frozen=True, slots=True)
+class UnknownOperator:
+    """An operator that no rule explains: whatever it touches stays."""
+
+    operator: str
+    module: str
+    """Path of the module that calls it; empty for the network itself."""
+    channels: int
+    """Atoms that stay because of it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Units:
     """The units of a graph, as flat arrays over all atoms of all its axes.
 
@@ -79,6 +90,8 @@ class Units:
     """Shape (units,): units that must stay."""
     reasons: Mapping[int, str]
     """For every frozen unit, why."""
+    renormalised: Mapping[int, str] = field(default_factory=dict)
+    """For every unit under an operator that counts channels, that operator's place."""
 
     @property
     def count(self) -> int:
@@ -94,7 +107,7 @@ class Units:
         return np.repeat(np.arange(len(self.axes)), np.diff(self.starts))
 
     def _index(self, axis: Axis) -> int:
-        i = int(np.searchsorted(np.array([str(a) for a in self.axes]), str(axis)))
+        i = bisect_left(self.axes, str(axis), key=str)
         if i == len(self.axes) or self.axes[i] != axis:
             raise KeyError(str(axis))
         return i
@@ -117,13 +130,21 @@ class ChannelGraph:
         self.positions: dict[str, int] = {}
         """Multiply-accumulates per weight element and example: the output positions of each
         convolution or linear weight."""
+        self.aliases: dict[str, str] = {}
+        """Further names of tied tensors, and the name that stands for them in `positions`."""
+        self.unknown: list[UnknownOperator] = []
         self._frozen: list[tuple[Axis, Indices, str]] = []
+        self._renormalised: list[tuple[Axis, Indices, str]] = []
 
     def size(self, axis: Axis) -> int:
         return self.shapes[axis.tensor][axis.dim]
 
     def add(self, axis: Axis, role: str = "") -> None:
         """Make the axis known; `role` is "out" for the rows of a weight, "in" for its columns."""
+        if axis in self.graph:
+            if role:
+                self.graph.nodes[axis]["role"] = role
+            return
         if axis.tensor not in self.shapes or axis.dim >= len(self.shapes[axis.tensor]):
             raise PrunerError(
                 f"axis {axis}: the network has no such tensor"
@@ -148,6 +169,12 @@ class ChannelGraph:
         self.add(axis)
         where = np.arange(self.size(axis)) if positions is None else positions
         self._frozen.append((axis, where, because))
+
+    def renormalise(self, axis: Axis, because: str, positions: Indices | None = None) -> None:
+        """An operator over these positions (layer norm, say) depends on how many there are."""
+        self.add(axis)
+        where = np.arange(self.size(axis)) if positions is None else positions
+        self._renormalised.append((axis, where, because))
 
     def outputs(self) -> list[Axis]:
         """The axes that hold the output channels (rows) of a weight, sorted."""
@@ -180,6 +207,10 @@ class ChannelGraph:
             for unit in np.unique(hit[~frozen[hit]]):
                 reasons[int(unit)] = because
             frozen[hit] = True
+        renormalised: dict[int, str] = {}
+        for axis, positions, because in self._renormalised:
+            for unit in np.unique(unit_of[starts[index[axis]] + positions]):
+                renormalised.setdefault(int(unit), because)
         axis_of_atom = np.repeat(np.arange(len(axes)), np.diff(starts))
         return Units(
             axes=axes,
@@ -188,6 +219,7 @@ class ChannelGraph:
             group_of=_groups(unit_of, axis_of_atom, n_units, len(axes)),
             frozen=frozen,
             reasons=reasons,
+            renormalised=renormalised,
         )
 
 
@@ -197,10 +229,12 @@ def _groups(unit_of: Indices, axis_of_atom: Indices, n_units: int, n_axes: int) 
     A set of axes is compared by the sum of one random 63-bit number an axis: two different sets
     among n collide with a probability of about n^2 / 2^64.
     """
-    pairs = np.unique(unit_of * n_axes + axis_of_atom)
+    ones = np.ones(len(unit_of), dtype=np.int8)
+    touches = coo_array((ones, (unit_of, axis_of_atom)), (n_units, n_axes)).tocsr()
     key_of_axis = np.random.default_rng(0).integers(0, 2**63, size=n_axes, dtype=np.uint64)
     keys = np.zeros(n_units, dtype=np.uint64)
-    np.add.at(keys, pairs // n_axes, key_of_axis[pairs % n_axes])
+    unit = np.repeat(np.arange(n_units), np.diff(touches.indptr))
+    np.add.at(keys, unit, key_of_axis[touches.indices])
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     # Number the groups in the order in which they first appear, not by their random keys.
     rank = np.empty(len(first), dtype=np.int64)

@@ -1,0 +1,672 @@
+"""A run of the network again, with fewer channels: every size is held against the labels.
+
+`replay` runs the forward with sliced parameters in lockstep with a traced run. Labels say which
+positions of every tensor survive, so before each operator it is known which sizes its arguments
+ought to have. A size that was written as a number (`x.view(-1, 256 * 6 * 6)`) is a *correction*:
+it is replaced, noted with its place in the source, and the run goes on.
+
+Three things rest on this:
+
+- the last word of the analysis: on meta tensors, groups that need a correction nobody makes, or
+  that break an operator, are frozen (`freeze_what_breaks`);
+- the writer: which number in which line has to become which;
+- the oracle for operators that count channels: the full network, every such operator restricted
+  to the surviving channels (`restricted`).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pruners import operators
+from pruners.channel_graph import ChannelGraph, Indices, Kept, Units, kept_of
+from pruners.operators import Labels, Layer, Rule
+from pruners.tracing import (
+    BoolMask,
+    Example,
+    State,
+    Step,
+    Tape,
+    Trace,
+    Watch,
+    inputs_of,
+    map_tensors,
+    name_of,
+    stand_ins,
+    state_tensors,
+    swap_tensors,
+    untouched,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """A number in a forward that has to follow the widths."""
+
+    step: int
+    module: str
+    """Module path and operator."""
+    argument: str
+    full: Any
+    """What the full network gave."""
+    given: Any
+    """What the forward of the slim network gave."""
+    needed: Any
+    file: str
+    line: int
+
+
+class DoesNotFitError(Exception):
+    """The slim network breaks at an operator."""
+
+    def __init__(self, step: Step | None, reason: str) -> None:
+        super().__init__(f"{step.place if step else 'the end'}: {reason}")
+        self.step = step
+        self.reason = reason
+
+
+@dataclass(slots=True)
+class Replayed:
+    output: Any
+    corrections: list[Correction]
+
+
+def replay(
+    model: nn.Module, trace: Trace, kept: Kept, tape: Tape | None = None, *, meta: bool = False
+) -> Replayed:
+    """Run the network with its parameters sliced to `kept`, sizes corrected by the labels.
+
+    Args:
+        tape: the run to follow; the first one by default.
+        meta: shapes only.
+
+    Raises:
+        DoesNotFitError: an operator breaks, or another one comes where the traced run had this.
+    """
+    tape = trace.tapes[0] if tape is None else tape
+    watch = Replay(trace.state, tape, gone_atoms(trace, kept), meta)
+    with untouched(trace.state.modules):
+        model.train(tape.training)
+        with torch.inference_mode():
+            swap_tensors(trace.state.modules, _sliced(model, trace, kept, meta))
+            _follow_widths(trace.state.modules)
+            args, kwargs = _inputs(trace.examples[tape.example], tape, meta)
+        with watch.watching():
+            output = model(*args, **kwargs)
+    if watch.at < len(tape.steps):
+        raise DoesNotFitError(tape.steps[watch.at], "is not reached any more")
+    return Replayed(output, watch.corrections)
+
+
+def restricted(model: nn.Module, trace: Trace, kept: Kept, tape: Tape | None = None) -> Any:
+    """The oracle: the full network with removed channels silenced, on real tensors.
+
+    Every element of every tensor that does not survive is zero (running variances one), and
+    every operator that counts channels sees the surviving ones only.
+    """
+    tape = trace.tapes[0] if tape is None else tape
+    watch = Restricted(trace.state, tape, gone_atoms(trace, kept), False)
+    with untouched(trace.state.modules):
+        model.train(tape.training)
+        with torch.inference_mode():
+            swap_tensors(trace.state.modules, _silenced(model, trace, kept))
+            args, kwargs = _inputs(trace.examples[tape.example], tape, False)
+        with watch.watching():
+            return model(*args, **kwargs)
+
+
+def gone_atoms(trace: Trace, kept: Kept) -> BoolMask:
+    """Shape (atoms + 1,): the atoms that `kept` removes, virtual ones with their owner."""
+    gone = np.zeros(len(trace.owners), dtype=bool)
+    for param in trace.state.params:
+        for dim, start in enumerate(param.starts):
+            here = np.ones(param.shape[dim], dtype=bool)
+            here[kept[param.name][dim]] = False
+            gone[start : start + param.shape[dim]] = here
+    result: BoolMask = gone[trace.owners]
+    return result
+
+
+def slice_tensor(x: Tensor, kept: Sequence[Indices]) -> Tensor:
+    for dim, indices in enumerate(kept):
+        if len(indices) < x.shape[dim]:
+            x = x.index_select(dim, torch.as_tensor(indices, device=x.device))
+    return x
+
+
+def _sliced(model: nn.Module, trace: Trace, kept: Kept, meta: bool) -> dict[int, Tensor]:
+    result = {}
+    for name, tensor in state_tensors(model):
+        if meta:
+            shape = [len(indices) for indices in kept[name]]
+            result[id(tensor)] = torch.empty(shape, dtype=tensor.dtype, device="meta")
+        else:
+            result[id(tensor)] = slice_tensor(tensor.detach(), kept[name])
+    return _with_the_rest(trace, result, meta)
+
+
+def _silenced(model: nn.Module, trace: Trace, kept: Kept) -> dict[int, Tensor]:
+    result = {}
+    for name, tensor in state_tensors(model):
+        silent = tensor.detach().clone()
+        fill = 1 if name.endswith("running_var") else 0
+        for dim, indices in enumerate(kept[name]):
+            out = np.setdiff1d(np.arange(tensor.shape[dim]), indices)
+            if len(out):
+                silent.index_fill_(dim, torch.as_tensor(out), fill)
+        result[id(tensor)] = silent
+    return _with_the_rest(trace, result, False)
+
+
+def _with_the_rest(trace: Trace, known: dict[int, Tensor], meta: bool) -> dict[int, Tensor]:
+    """Stand-ins for buffers that are not in the `state_dict` as well."""
+    for module in trace.state.modules:
+        for tensor in module._buffers.values():
+            if tensor is not None and id(tensor) not in known:
+                known[id(tensor)] = (
+                    torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+                    if meta
+                    else tensor.detach().clone()
+                )
+    return known
+
+
+def _inputs(example: Example, tape: Tape, meta: bool) -> Example:
+    wanted = Tape(tape.example, tape.training, meta)
+    args, kwargs = inputs_of(example, wanted)
+    return args, kwargs
+
+
+def _follow_widths(modules: Sequence[nn.Module]) -> None:
+    """Attributes of `torch.nn` layers that say how wide they are, read off their tensors."""
+    for module in modules:
+        for name, value in widths(module).items():
+            module.__dict__[name] = value
+
+
+def widths(module: nn.Module) -> dict[str, Any]:
+    """The attributes of a `torch.nn` layer that its tensors determine, as they ought to be.
+
+    >>> widths(nn.Conv2d(4, 8, 1, groups=4))
+    {'in_channels': 4, 'out_channels': 8, 'groups': 4}
+    """
+    weight = module._parameters.get("weight")
+    own = module.__dict__
+    if isinstance(module, nn.modules.conv._ConvNd) and weight is not None:
+        rows, columns = weight.shape[:2]
+        groups, transposed = module.groups, module.transposed
+        if groups > 1 and module.in_channels == groups:  # depthwise: groups go with channels
+            groups = rows if transposed else rows // (module.out_channels // groups)
+        ins, outs = (rows, columns * groups) if transposed else (columns * groups, rows)
+        return {"in_channels": ins, "out_channels": outs, "groups": groups}
+    if isinstance(module, nn.Linear) and weight is not None:
+        return {"in_features": weight.shape[1], "out_features": weight.shape[0]}
+    if isinstance(module, (nn.modules.batchnorm._NormBase,)):
+        known = weight if weight is not None else module._buffers.get("running_mean")
+        return {} if known is None else {"num_features": known.shape[0]}
+    if isinstance(module, nn.LayerNorm) and weight is not None:
+        return {"normalized_shape": tuple(weight.shape)}
+    if isinstance(module, nn.GroupNorm) and weight is not None:
+        full = own["num_channels"]
+        groups = weight.shape[0] if module.num_groups == full else module.num_groups
+        return {"num_channels": weight.shape[0], "num_groups": groups}
+    if isinstance(module, nn.Embedding) and weight is not None:
+        return {"num_embeddings": weight.shape[0], "embedding_dim": weight.shape[1]}
+    if isinstance(module, nn.PReLU) and weight is not None:
+        return {"num_parameters": weight.shape[0]}
+    return {}
+
+
+# --- the run in lockstep ----------------------------------------------------------------------
+
+
+class Replay(Watch):
+    def __init__(self, state: State, tape: Tape, gone: BoolMask, meta: bool) -> None:
+        super().__init__(state, meta)
+        self.tape = tape
+        self.gone = gone
+        self.at = 0
+        self.corrections: list[Correction] = []
+        self.masks: dict[int, tuple[Layer, dict[int, BoolMask]]] = {}
+
+    def stays(self, labels: Labels) -> dict[int, BoolMask]:
+        """For every dimension that loses positions, which of them stay."""
+        result: dict[int, BoolMask] = {}
+        for layer in labels:
+            for dim, mask in self._of_layer(layer).items():
+                result[dim] = result[dim] & mask if dim in result else mask
+        return result
+
+    def _of_layer(self, layer: Layer) -> dict[int, BoolMask]:
+        known = self.masks.get(id(layer))
+        if known is not None:
+            return known[1]
+        ids = operators.collapse(layer)
+        gone = self.gone[ids.numpy()]
+        masks: dict[int, BoolMask] = {}
+        if gone.any():
+            dims = operators.varies(layer)
+            for dim in dims:
+                others = tuple(d for d in range(gone.ndim) if d != dim)
+                here = gone.all(axis=others)
+                if here.any():
+                    masks[dim] = ~here
+        self.masks[id(layer)] = (layer, masks)
+        return masks
+
+    def sizes(self, shape: Sequence[int], labels: Labels) -> list[int]:
+        result = list(shape)
+        for dim, mask in self.stays(labels).items():
+            result[dim] = int(mask.sum())
+        return result
+
+    def next(self, func: Any) -> Step:
+        if self.at >= len(self.tape.steps):
+            raise DoesNotFitError(None, f"{name_of(func)} runs, which the full network does not")
+        step = self.tape.steps[self.at]
+        if step.func != func:
+            raise DoesNotFitError(step, f"{name_of(func)} runs in its place")
+        self.at += 1
+        return step
+
+    def with_skipped_slices(self, func: Any, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], Any]:
+        """`x[:, :6]` calls no operator, or `alias`, once x has no more than 6 channels."""
+        while self.at < len(self.tape.steps):
+            step = self.tape.steps[self.at]
+            if step.func == func or name_of(step.func) != "slice" or not args:
+                break
+            x, dim = args[0], step.args[1] if len(step.args) > 1 else 0
+            if not isinstance(x, Tensor) or x.dim() != len(step.in_shapes[0]):
+                break
+            whole = (x, dim, 0, x.shape[dim])
+            if name_of(func) == "alias":
+                return whole, step.func
+            self.at += 1
+            args = (_fix_slice(self, step, step.func, whole, {}), *args[1:])
+        return args, func
+
+    def step(self, func: Any, rule: Rule | None, args: tuple[Any, ...], kwargs: Any) -> Any:
+        args, func = self.with_skipped_slices(func, args)
+        step = self.next(func)
+        try:
+            out = self.run(step, func, args, kwargs)
+        except DoesNotFitError:
+            raise
+        except NotImplementedError:
+            raise
+        except Exception as error:
+            raise DoesNotFitError(step, str(error).splitlines()[0]) from error
+        outs = [out] if isinstance(out, Tensor) else operators.tensors_in([out])
+        for x, shape, labels in zip(outs, step.out_shapes, step.outs, strict=False):
+            needed = self.sizes(shape, labels)
+            if list(x.shape) != needed:
+                raise DoesNotFitError(
+                    step, f"gives shape {tuple(x.shape)} where {tuple(needed)} is left"
+                )
+        return out
+
+    def run(self, step: Step, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """The operator with its sizes made right."""
+        name = name_of(func)
+        fix = _FIXES.get(name)
+        if fix is not None:
+            return fix(self, step, func, args, kwargs)
+        given, full = [_values(a) for a in args], [_values(a) for a in step.args]
+        if given != full and len(given) == len(full):
+            fixed = list(args)
+            for i in range(len(args)):
+                if given[i] != full[i]:
+                    self.correct(step, f"argument {i}", given[i], full[i])
+                    fixed[i] = step.args[i]
+            args = tuple(fixed)
+        return self.result(name, func, args, kwargs)
+
+    def correct(self, step: Step, argument: str, given: Any, needed: Any) -> None:
+        frame = sys._getframe()
+        while frame.f_back is not None and _inside(frame.f_globals.get("__name__", "")):
+            frame = frame.f_back
+        i = self.at - 1
+        self.corrections.append(
+            Correction(
+                i,
+                step.place,
+                argument,
+                step.args,
+                given,
+                needed,
+                frame.f_code.co_filename,
+                frame.f_lineno,
+            )
+        )
+
+
+def _inside(module: str) -> bool:
+    return module.split(".")[0] == "torch" or module in ("pruners.replay", "pruners.tracing")
+
+
+def _values(value: Any) -> Any:
+    """An argument as far as it may follow from a width."""
+    if isinstance(value, (Tensor, torch.device, torch.dtype, torch.layout)):
+        return None
+    if isinstance(value, (list, tuple)):
+        return [_values(v) for v in value]
+    return value
+
+
+def _fix_shape(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+    """view, reshape, expand and what makes a tensor of a given shape."""
+    needed = r.sizes(step.out_shapes[0], step.outs[0])
+    at = 1 if isinstance(args[0], Tensor) else 0
+    x = args[0] if at else None
+    name = name_of(func)
+    if name == "unflatten":
+        dim = args[1] % x.dim()
+        given = [*x.shape[:dim], *args[2], *x.shape[dim + 1 :]]
+        given = _resolved(given, x.numel())
+        if given == needed:
+            return func(*args, **kwargs)
+        r.correct(step, "sizes", given, needed)
+        return x.reshape(needed)
+    given = list(args[at])
+    if x is not None and name == "expand":
+        lead = len(given) - x.dim()
+        given = [x.shape[d - lead] if n == -1 else n for d, n in enumerate(given)]
+    elif x is not None and not name.startswith("new_"):
+        given = _resolved(given, x.numel())
+    if given != needed:
+        r.correct(step, "size", given, needed)
+        if name in ("view", "_unsafe_view", "_reshape_alias"):
+            return args[0].reshape(needed)
+        args = (*args[:at], needed, *args[at + 1 :])
+    return func(*args, **kwargs)
+
+
+def _resolved(sizes: Sequence[int], numel: int) -> list[int]:
+    known = int(np.prod([n for n in sizes if n != -1]))
+    return [numel // max(known, 1) if n == -1 else n for n in sizes]
+
+
+def _fix_split(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+    x, amount = args[0], args[1]
+    dim = (args[2] if len(args) > 2 else 0) % x.dim()
+    needed = [
+        r.sizes(shape, labels)[dim]
+        for shape, labels in zip(step.out_shapes, step.outs, strict=True)
+    ]
+    size = x.shape[dim]
+    if isinstance(amount, int) and "chunk" in name_of(func):
+        amount = -(-size // amount)
+    if isinstance(amount, int):
+        given = [min(amount, size - i) for i in range(0, size, max(amount, 1))]
+    else:
+        given = list(amount)
+    if given == needed:
+        return func(*args, **kwargs)
+    r.correct(step, "sizes", given, needed)
+    return list(x.split(needed, dim))
+
+
+def _fix_slice(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+    x, dim = args[0], (args[1] if len(args) > 1 else 0)
+    dim %= max(x.dim(), 1)
+    mask = r.stays(step.ins[0]).get(dim)
+    if mask is None:
+        return func(*args, **kwargs)
+    full, size = step.in_shapes[0][dim], x.shape[dim]
+    wanted = _positions(name_of(func), step.args, full)
+    got = _positions(name_of(func), args, size)
+    rank = np.cumsum(mask) - 1
+    needed = [int(rank[i]) for i in wanted if mask[i]]
+    if got == needed:
+        return func(*args, **kwargs)
+    r.correct(step, "positions", got, needed)
+    if name_of(func) == "select":
+        return x.select(dim, needed[0])
+    if needed and needed == list(range(needed[0], needed[0] + len(needed))):
+        return x.narrow(dim, needed[0], len(needed))
+    return x.index_select(dim, torch.tensor(needed, dtype=torch.int64, device=x.device))
+
+
+def _positions(name: str, args: tuple[Any, ...], size: int) -> list[int]:
+    """What `select`, `narrow` or `slice` takes from a dimension of that size."""
+    if name == "select":
+        return [args[2] % size]
+    if name == "narrow":
+        return list(range(args[2] % size, min(args[2] % size + args[3], size)))
+    start, end, by = (*args[2:], *(None, None, 1)[len(args) - 2 :])
+    return list(range(*slice(start, end, by).indices(size)))
+
+
+def _fix_pad(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+    x, given = args[0], list(args[1])
+    needed = list(given)
+    masks = r.stays(step.outs[0])
+    for i in range(len(given) // 2):
+        dim = x.dim() - 1 - i
+        if dim in masks:
+            before, after = given[2 * i], given[2 * i + 1]
+            mask = masks[dim]
+            if before > 0:
+                needed[2 * i] = int(mask[:before].sum())
+            if after > 0:
+                needed[2 * i + 1] = int(mask[len(mask) - after :].sum())
+    if needed != given:
+        r.correct(step, "amounts", given, needed)
+    return func(x, needed, *args[2:], **kwargs)
+
+
+def _fix_convolution(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+    name = name_of(func)
+    at = next(i for i, a in enumerate(func._schema.arguments) if a.name == "groups")
+    if len(args) > at and "transpose" not in name:
+        dim = args[0].dim() - args[1].dim() + 1
+        needed = args[0].shape[dim] // max(args[1].shape[1], 1)
+        if args[at] != needed:
+            r.correct(step, "groups", args[at], needed)
+            args = (*args[:at], needed, *args[at + 1 :])
+    return r.result(name, func, args, kwargs)
+
+
+def _fix_layer_norm(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+    rank = len(args[1])
+    needed = list(args[0].shape[args[0].dim() - rank :])
+    if list(args[1]) != needed:
+        r.correct(step, "normalized_shape", list(args[1]), needed)
+    return r.result(name_of(func), func, (args[0], needed, *args[2:]), kwargs)
+
+
+def _fix_group_norm(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+    full, groups = step.in_shapes[0][1], step.args[1]
+    needed = args[0].shape[1] if groups == full else groups
+    if args[1] != needed:
+        r.correct(step, "num_groups", args[1], needed)
+    return r.result(name_of(func), func, (args[0], needed, *args[2:]), kwargs)
+
+
+def _fix_attention(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+    """The scale stays that of the full width."""
+    if kwargs.get("scale") is None:
+        kwargs = {**kwargs, "scale": float(step.in_shapes[0][-1]) ** -0.5}
+    return func(*args, **kwargs)
+
+
+_FIXES = {
+    **dict.fromkeys(
+        "view reshape _unsafe_view _reshape_alias unflatten expand zeros ones full empty new_zeros"
+        " new_ones new_full new_empty".split(),
+        _fix_shape,
+    ),
+    **dict.fromkeys(
+        "split chunk split_with_sizes unsafe_split unsafe_chunk unsafe_split_with_sizes".split(),
+        _fix_split,
+    ),
+    **dict.fromkeys("slice narrow select".split(), _fix_slice),
+    **dict.fromkeys("pad constant_pad_nd".split(), _fix_pad),
+    **dict.fromkeys(
+        "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split(),
+        _fix_convolution,
+    ),
+    "layer_norm": _fix_layer_norm,
+    "rms_norm": _fix_layer_norm,
+    "group_norm": _fix_group_norm,
+    "scaled_dot_product_attention": _fix_attention,
+}
+
+
+class Restricted(Replay):
+    """The full network in lockstep; operators that count channels see the surviving ones."""
+
+    def step(self, func: Any, rule: Rule | None, args: tuple[Any, ...], kwargs: Any) -> Any:
+        step = self.next(func)
+        masks = [self.stays(labels) for labels in step.ins]
+        if not step.counts or not any(masks):
+            return func(*args, **kwargs)
+        queue = iter(masks)
+
+        def cut(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                for dim, mask in next(queue).items():
+                    value = value.index_select(dim, torch.from_numpy(np.flatnonzero(mask)))
+                return value
+            if isinstance(value, (list, tuple)):
+                return type(value)(cut(v) for v in value)
+            return value
+
+        args = tuple(cut(a) for a in args)
+        kwargs = {k: cut(v) for k, v in kwargs.items()}
+        out = self.run(step, func, args, kwargs)
+        outs = iter(zip(step.out_shapes, step.outs, strict=False))
+
+        def spread(x: Tensor) -> Tensor:
+            shape, labels = next(outs)
+            for dim, mask in self.stays(labels).items():
+                wide = list(x.shape)
+                wide[dim] = shape[dim]
+                where = torch.from_numpy(np.flatnonzero(mask))
+                x = x.new_zeros(wide).index_copy_(dim, where, x)
+            return x
+
+        return map_tensors(out, spread)
+
+
+# --- the last word ----------------------------------------------------------------------------
+
+
+def freeze_what_breaks(model: nn.Module, trace: Trace, *, rewritable: bool) -> None:
+    """Run the network with half of every group removed, on meta tensors; freeze what does not fit.
+
+    Groups at the operator that complains are frozen, and the run is repeated until it passes. An
+    operator that complains about sizes that no label explains (a width computed from that of
+    another layer) is brought home by bisection: the first group with which the run breaks goes.
+    """
+    graph = trace.graph
+    for _ in range(1000):
+        units = graph.units()
+        problem = _problem(model, trace, units, _half(units), rewritable)
+        if problem is None:
+            return
+        if not _freeze_at(trace, units, problem):
+            _bisect(model, trace, units, rewritable)
+    raise AssertionError("freezing does not come to an end")
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    step: Step | None
+    reason: str
+
+
+def _half(units: Units, groups: Indices | None = None) -> BoolMask:
+    """Which units stay when every other unit of the given groups (all of them) goes."""
+    stays = np.ones(units.count, dtype=bool)
+    free = np.flatnonzero(~units.frozen)
+    if groups is not None:
+        free = free[np.isin(units.group_of[free], groups)]
+    order = np.argsort(units.group_of[free], kind="stable")
+    free = free[order]
+    group = units.group_of[free]
+    first = np.flatnonzero(np.diff(group, prepend=-1))
+    place = np.arange(len(free)) - np.repeat(first, np.diff([*first, len(free)]))
+    stays[free[place % 2 == 1]] = False
+    return stays
+
+
+def _problem(
+    model: nn.Module, trace: Trace, units: Units, stays: BoolMask, rewritable: bool
+) -> _Problem | None:
+    kept = kept_of(trace.graph.shapes, units, stays)
+    for tape in trace.tapes:
+        try:
+            done = replay(model, trace, kept, tape, meta=tape.meta)
+        except DoesNotFitError as error:
+            return _Problem(error.step, error.reason)
+        except Exception as error:
+            return _Problem(None, f"{type(error).__name__}: {str(error).splitlines()[0]}")
+        if done.corrections and not rewritable:
+            c = done.corrections[0]
+            reason = f"{c.argument} is written as a number, {c.given} where {c.needed} is needed"
+            return _Problem(tape.steps[c.step], f"{reason}, line {c.line}")
+    return None
+
+
+def _freeze_at(trace: Trace, units: Units, problem: _Problem) -> bool:
+    """Freeze the removable atoms at the operator that complains; False if there are none."""
+    if problem.step is None:
+        return False
+    layers = [layer for labels in (*problem.step.ins, *problem.step.outs) for layer in labels]
+    if not layers:
+        return False
+    ids = np.concatenate([operators.collapse(layer).reshape(-1).numpy() for layer in layers])
+    return _freeze(trace, units, ids, f"{problem.step.place}: {problem.reason}")
+
+
+def _freeze(trace: Trace, units: Units, ids: Indices, because: str) -> bool:
+    before = units.frozen
+    from pruners.tracing import by_axis
+
+    known = set(units.axes)
+    found = False
+    for axis, positions in by_axis(trace, ids):
+        if axis not in known or before[units.of(axis)[positions]].all():
+            continue
+        trace.graph.freeze(axis, because, positions)
+        found = True
+    return found
+
+
+def _bisect(model: nn.Module, trace: Trace, units: Units, rewritable: bool) -> None:
+    """Freeze the group with which the run begins to break."""
+    groups = np.unique(units.group_of[~units.frozen])
+    low, high = 0, len(groups)
+    problem = None
+    while high - low > 1 or problem is None:
+        middle = (low + high) // 2 if high - low > 1 else high
+        found = _problem(model, trace, units, _half(units, groups[:middle]), rewritable)
+        if found is None:
+            low = middle
+            if low >= high:
+                raise AssertionError("the run breaks and then does not")
+        else:
+            high, problem = middle, found
+    units_of_group = np.flatnonzero(units.group_of == groups[high - 1])
+    atoms = np.flatnonzero(np.isin(units.unit_of, units_of_group))
+    axis_of_atom = units.axis_of_atom()
+    for i in np.unique(axis_of_atom[atoms]):
+        positions = atoms[axis_of_atom[atoms] == i] - units.starts[i]
+        trace.graph.freeze(
+            units.axes[i],
+            f"the slim network breaks: {problem.step.place + ': ' if problem.step else ''}"
+            f"{problem.reason}",
+            positions,
+        )
+
+
+__all__ = ["Correction", "DoesNotFitError", "Replayed", "replay", "restricted", "widths"]
