@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from pruners.channel_graph import ChannelGraph, Kept, Units
 from pruners.dependencies import declared_graph
 from pruners.errors import PrunerError
+from pruners.given import check_given, hooked
 from pruners.loading import import_source
 from pruners.methods import Budget, Target, kept_after, select
 from pruners.model_writers import Writer
@@ -91,6 +92,7 @@ class BasicPruning:
         fileName: str = "",
         netName: str = "",
     ) -> None:
+        check_given(model)
         self.model = model
         self.example_inputs = (
             (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
@@ -161,14 +163,14 @@ class PruningResult:
     @cached_property
     def report(self) -> Report:
         """Figures before and after, widths, and why layers kept what they kept."""
-        pruning = self.pruning
+        pruning, model = self.pruning, self.pruning.model
         return report_on(
             pruning.netName,
-            (pruning.model, self.slim),
+            (model, self.slim),
             pruning.example_inputs,
             asdict(pruning.options),
             (self.graph, self.units, self.kept),
-            self.writer.warnings,
+            (*self.writer.warnings, *(f"{path}: its hooks are left out" for path in hooked(model))),
         )
 
     def save(

@@ -8,7 +8,7 @@ then exactly the steps that it reads, and the nodes on the way are the operators
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pruners.errors import UnsupportedNetworkError
 from pruners.layers import is_weighted
+from pruners.metrics import attributes_restored
 
 # Operators that treat every channel alike and alone, as autograd names them (without "Backward0").
 _PASS_THROUGH = {
@@ -29,6 +30,9 @@ _PASS_THROUGH = {
     *("UpsampleNearest2D", "UpsampleBilinear2D", "UpsampleBicubic2D", "NativeDropout", "Detach"),
     *("ConstantPadNd", "ReflectionPad2D", "ReplicationPad2D", "Contiguous"),
 }
+
+
+INPUT, OUTPUT = "the network's input", "the network's output"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +57,28 @@ def follow(model: nn.Module, example_inputs: Sequence[Any], steps: Mapping[str, 
             forward raised.
     """
     watch = _Watch(model, steps)
-    inputs = tuple(_leaf(x) if isinstance(x, Tensor) else x for x in example_inputs)
-    for x in inputs:
-        if isinstance(x, Tensor) and x.requires_grad:
-            watch.begin(x, "the network's input")
-    devices = [x.device for x in inputs if isinstance(x, Tensor) and x.is_cuda][:1]
-    with _eval_mode(model), watch.attached(), torch.enable_grad(), torch.random.fork_rng(devices):
+    inputs = tuple(_map(_leaf, x) for x in example_inputs)
+    for x in _tensors(inputs):
+        if x.requires_grad:
+            watch.begin(x, INPUT)
+    devices = [x.device for x in _tensors(inputs) if x.is_cuda][:1]
+    untouched = (attributes_restored(model), _buffers_restored(model))
+    with untouched[0], untouched[1], watch.attached(), torch.enable_grad():
         try:
-            output = model(*(x.clone() if isinstance(x, Tensor) else x for x in inputs))
+            with torch.random.fork_rng(devices):
+                model.eval()
+                output = model(*(_map(Tensor.clone, x) for x in inputs))
         except UnsupportedNetworkError:
             raise
         except Exception as error:
-            shapes = ", ".join(str(tuple(x.shape)) for x in inputs if isinstance(x, Tensor))
+            shapes = ", ".join(str(tuple(x.shape)) for x in _tensors(inputs))
             reason = " ".join(str(error).split())
             raise UnsupportedNetworkError(
                 f"{type(model).__name__}: its forward raised on example inputs of shape {shapes}: "
                 f"{type(error).__name__}: {reason}"
             ) from error
     for tensor in _tensors(output):
-        watch.expect(tensor, "the network's output")
+        watch.expect(tensor, OUTPUT)
     return Run(tuple(watch.order), watch.positions)
 
 
@@ -112,7 +119,9 @@ class _Watch:
     def expect(self, tensor: Tensor, reader: str) -> None:
         """The tensor must come from the last step alone, through known operators."""
         sources, operators = self._trace_back(tensor)
-        unknown = sorted(operators - _PASS_THROUGH)
+        # What comes in and what goes out keep all their channels: any operator does there.
+        free = self.last == INPUT or reader == OUTPUT
+        unknown = [] if free else sorted(operators - _PASS_THROUGH)
         if sources != {self.last} or unknown:
             reads = " and ".join(sorted(sources)) or "nothing that can be followed"
             through = f" through {', '.join(unknown)}" if unknown else ""
@@ -140,7 +149,9 @@ class _Watch:
             operators.add(type(node).__name__.split("Backward")[0])
             if getattr(node, "_saved_dim", None) is not None and "Mean" in type(node).__name__:
                 dims: Any = node._saved_dim
-                if any(d in (0, 1) for d in (dims if isinstance(dims, (tuple, list)) else (dims,))):
+                rank = len(node._saved_self_sym_sizes)
+                # Dimensions counted from the end are kept as unsigned 64-bit numbers.
+                if any((d + rank) % 2**64 % rank in (0, 1) for d in dims):
                     operators.add("mean over channels")
             pending.extend(parent for parent, _ in node.next_functions)
         return sources, operators
@@ -209,13 +220,28 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(inner)
 
 
+def _map(change: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """The value with every tensor in it changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _map(change, inner) for key, inner in value.items()}
+    if isinstance(value, (tuple, list)) and not hasattr(value, "_fields"):
+        return type(value)(_map(change, inner) for inner in value)
+    return value
+
+
 @contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for all modules; afterwards every module is in its own mode again."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+def _buffers_restored(model: nn.Module) -> Iterator[None]:
+    """Give buffers that a forward writes into, or replaces (a counter, say), their values back."""
+    registered = [(module, dict(module._buffers)) for module in model.modules()]
+    before = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
     try:
         yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for module, buffers in registered:
+            module._buffers.update(buffers)
+        for buffer, version, values in before:
+            if buffer._version != version:
+                with torch.no_grad():
+                    buffer.copy_(values)

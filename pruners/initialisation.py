@@ -18,7 +18,15 @@ import libcst.matchers as m
 from torch import nn
 
 from pruners.describe import WIDTHS
-from pruners.origin import ModuleSource, code_of, global_names
+from pruners.origin import (
+    ModuleSource,
+    attributes_read,
+    code_of,
+    global_names,
+    is_library,
+    methods_of,
+    module_source,
+)
 
 # Arguments of a network that say how wide its input and output are: never pruned, always free.
 _ENDS = frozenset(
@@ -35,6 +43,7 @@ _FILLS = frozenset(
         "bernoulli_",
         "exponential_",
         "trunc_normal_",
+        *("mul_", "div_", "add_", "sub_", "clamp_"),
     }
 )
 
@@ -64,15 +73,51 @@ def _initialises(
     statement: cst.CSTNode, methods: Mapping[str, list[cst.FunctionDef]], source: ModuleSource
 ) -> bool:
     tree = ast.parse(code_of(statement))
-    makes = any(
-        isinstance(node, (ast.Assign, ast.AnnAssign))
-        and any(_is_self_attribute(t) for t in _targets(node))
-        for node in ast.walk(tree)
-    )
-    return not makes and any(
+    if _makes(tree, methods, set()):
+        return False
+    match tree.body[0]:
+        case ast.AugAssign(target=target):  # self.fc.bias.data *= 0
+            return ast.unparse(target).startswith("self.")
+        case ast.Expr(ast.Call(func=ast.Name(id=name), args=[ast.Name(id="self"), *_])):
+            if _is_initialising_function(name, source):  # init_weights(self)
+                return True
+    return any(
         _is_initialiser(node, methods, source, set())
         for node in ast.walk(tree)
         if isinstance(node, ast.Call)
+    )
+
+
+def _makes(tree: ast.AST, methods: Mapping[str, list[cst.FunctionDef]], seen: set[str]) -> bool:
+    """Whether code gives `self` an attribute other than a constant, also through its methods."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Assign, ast.AnnAssign)):
+            constant = isinstance(node.value, ast.Constant)
+            if not constant and any(_is_self_attribute(t) for t in _targets(node)):
+                return True
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="self"), attr=name)):
+                if name in ("add_module", "register_module", "register_buffer"):
+                    return True
+                if name in methods and name not in seen:
+                    seen.add(name)
+                    if any(_makes(ast.parse(code_of(m)), methods, seen) for m in methods[name]):
+                        return True
+    return False
+
+
+def _is_initialising_function(name: str, source: ModuleSource) -> bool:
+    """Whether a function of the user's initialises weights, here or in another file of theirs."""
+    if name in source.imports:
+        node = ast.parse(source.imports[name]).body[0]
+        if not isinstance(node, ast.ImportFrom) or is_library(node.module or ""):
+            return False
+        name, source = node.names[0].name, module_source(node.module or "")
+    function = source.definitions.get(name)
+    return isinstance(function, cst.FunctionDef) and any(
+        _is_initialiser(call, {}, source, set())
+        for call in ast.walk(ast.parse(code_of(function)))
+        if isinstance(call, ast.Call)
     )
 
 
@@ -151,38 +196,90 @@ def comments_before(init: cst.FunctionDef) -> dict[str, list[cst.EmptyLine]]:
     return comments
 
 
+def argument_names(init: cst.FunctionDef) -> set[str]:
+    """The names of the arguments of an `__init__`."""
+    return {p.name.value for p in _parameters(init)} - {"self"}
+
+
 def free_arguments(
-    network: nn.Module, init: cst.FunctionDef, source: ModuleSource
+    network: nn.Module, cls: type, init: cst.FunctionDef, source: ModuleSource
 ) -> list[FreeArgument]:
     """The arguments of the network that go straight, and only, into arguments of its layers.
 
     `self.fc = nn.Linear(64, num_classes)` makes `num_classes` free: the layer `fc` has it as
-    `out_features`. An argument that is used in any other way is not free, and so is a width that
-    is not one of the network's ends.
+    `out_features`. Behind `self.num_classes = num_classes`, so does `nn.Linear(64,
+    self.num_classes)`; the attribute is then one of the uses, with an empty path. An argument that
+    is used in any other way is not free, and so is a width that is not one of the network's ends.
     """
     tree = ast.parse(code_of(init)).body[0]
     assert isinstance(tree, ast.FunctionDef)
     names = [p.name.value for p in _parameters(init)]
+    assignments = [
+        (statement.targets[0].attr, statement.value)
+        for statement in tree.body
+        if isinstance(statement, ast.Assign)
+        and isinstance(statement.targets[0], ast.Attribute)
+        and _is_self_attribute(statement.targets[0])
+    ]
+    aliases = {a: value.id for a, value in assignments if isinstance(value, ast.Name)}
     uses: dict[str, list[tuple[str, str]]] = {}
-    for statement in tree.body:
-        if isinstance(statement, ast.Assign) and _is_self_attribute(statement.targets[0]):
-            attribute = statement.targets[0]
-            assert isinstance(attribute, ast.Attribute)
-            for path, call in _layer_calls(attribute.attr, statement.value):
-                for argument, name in _arguments_that_are_names(call, source):
-                    uses.setdefault(name, []).append((path, argument))
+    for attribute, name in aliases.items():
+        uses.setdefault(name, []).append(("", attribute))
+    for attribute, value in assignments:
+        for path, call in _layer_calls(attribute, value):
+            for argument, given in _given(call, source):
+                match given:
+                    case ast.Name(id=name):
+                        uses.setdefault(name, []).append((path, argument))
+                    case ast.Attribute(value=ast.Name(id="self"), attr=attr) if attr in aliases:
+                        uses.setdefault(aliases[attr], []).append((path, argument))
     found: list[FreeArgument] = []
     for name in names:
-        mentions = sum(isinstance(n, ast.Name) and n.id == name for n in ast.walk(tree))
         here = uses.get(name, [])
-        if not here or mentions != len(here):
+        into_layers = [use for use in here if use[0]]
+        attributes = {attribute for attribute, argument in aliases.items() if argument == name}
+        if not into_layers or _mentions(tree, name, attributes) != len(here):
             continue
-        if name not in _ENDS and any(argument in WIDTHS for _, argument in here):
+        if attributes & _read_while_building(cls, tree, source):
+            continue
+        if name not in _ENDS and any(argument in WIDTHS for _, argument in into_layers):
             continue
         values = [_layer_value(network, path, argument) for path, argument in here]
         if all(v is not None and v == values[0] for v in values):
             found.append(FreeArgument(name, values[0], tuple(here)))
     return found
+
+
+def _mentions(tree: ast.AST, name: str, attributes: set[str]) -> int:
+    """How often the argument, or an attribute that only repeats it, is read."""
+    return sum(
+        (isinstance(node, ast.Name) and node.id == name)
+        or (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.ctx, ast.Load)
+            and _is_self_attribute(node)
+            and node.attr in attributes
+        )
+        for node in ast.walk(tree)
+    )
+
+
+def _read_while_building(cls: type, init: ast.AST, source: ModuleSource) -> set[str]:
+    """The attributes that methods read which `__init__` calls."""
+    methods = methods_of(source.class_node(cls))
+    read: set[str] = set()
+    pending = list(attributes_read(ast.unparse(init))[0] & set(methods))
+    seen: set[str] = set()
+    while pending:
+        name = pending.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        for method in methods[name]:
+            own = attributes_read(code_of(method))[0]
+            read |= own
+            pending += own & set(methods)
+    return read
 
 
 def _layer_calls(path: str, expr: ast.expr) -> list[tuple[str, ast.Call]]:
@@ -196,8 +293,8 @@ def _layer_calls(path: str, expr: ast.expr) -> list[tuple[str, ast.Call]]:
     return [(path, expr)]
 
 
-def _arguments_that_are_names(call: ast.Call, source: ModuleSource) -> list[tuple[str, str]]:
-    """(argument of the constructor, name given) for a call of a class of torch.nn."""
+def _given(call: ast.Call, source: ModuleSource) -> list[tuple[str, ast.expr]]:
+    """(argument of the constructor, expression given) for a call of a class of torch.nn."""
     function = ast.unparse(call.func).rpartition(".")
     cls = getattr(nn, function[2], None)
     if function[0] not in ("nn", "torch.nn") and "torch.nn" not in source.imports.get(
@@ -209,7 +306,7 @@ def _arguments_that_are_names(call: ast.Call, source: ModuleSource) -> list[tupl
     arguments = list(inspect.signature(cls).parameters)
     pairs = list(zip(arguments, call.args, strict=False))
     pairs += [(k.arg, k.value) for k in call.keywords if k.arg is not None]
-    return [(argument, node.id) for argument, node in pairs if isinstance(node, ast.Name)]
+    return pairs
 
 
 def _layer_value(network: nn.Module, path: str, argument: str) -> Any:

@@ -7,6 +7,7 @@ instance alone and takes no weights: it also serves for a network that somebody 
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -76,6 +77,7 @@ class Writer:
         for path, module in network.named_modules(remove_duplicate=False):
             self._classes.setdefault(type(module), []).append((path, module))
         self._free: dict[tuple[str, str], Variable] = {}
+        self.read_of_others = self._read_of_others()
 
         root = type(network)
         if describe.is_torch_layer(network):
@@ -87,7 +89,13 @@ class Writer:
         self._plan(root)
         self._definitions = _Definitions(self)
         self._definitions.collect()
-        taken = factory in self._definitions.names()
+        defined, imported = self._definitions.names(), {"torch", "Path", *self._imports.statements}
+        for name in sorted(defined & imported):
+            raise WriterError(
+                f"name {name}: defined in {self._definitions.home(name)}, but a generated file "
+                f"imports something else under it; rename it in the network"
+            )
+        taken = factory in defined | imported or keyword.iskeyword(factory)
         self.factory = checked_identifier(f"build_{factory}" if taken else factory)
 
     def source(self, header: str) -> str:
@@ -135,14 +143,35 @@ class Writer:
 
     def _open_arguments(self) -> None:
         """Arguments of the original network that stay arguments of the generated one."""
-        root = type(self.network)
-        source = origin.module_source(root.__module__)
-        init = origin.init_of(source.class_node(root))
-        if init is None:
-            return
-        for argument in initialisation.free_arguments(self.network, init, source):
-            for use in argument.uses:
-                self._free[use] = Variable(argument.name, argument.value)
+        first: set[str] | None = None
+        for cls in type(self.network).__mro__:
+            if not issubclass(cls, nn.Module) or cls.__module__.startswith("torch."):
+                continue
+            source = origin.module_source(cls.__module__)
+            init = origin.init_of(source.class_node(cls))
+            if init is None:
+                continue
+            names = initialisation.argument_names(init)
+            # A base's argument is the network's where its own __init__ has one of that name.
+            first = names if first is None else first
+            for argument in initialisation.free_arguments(self.network, cls, init, source):
+                if argument.name in first:
+                    for use in argument.uses:
+                        self._free[use] = Variable(argument.name, argument.value)
+
+    def _read_of_others(self) -> set[str]:
+        """The attributes that methods read of something else than `self`: of blocks, say."""
+        read: set[str] = set()
+        for cls, instances in self._classes.items():
+            if describe.is_torch_layer(instances[0][1]) or describe.is_container(instances[0][1]):
+                continue
+            for name, methods in origin.methods_of(
+                origin.module_source(cls.__module__).class_node(cls)
+            ).items():
+                if name != "__init__":
+                    for method in methods:
+                        read |= origin.attributes_read(origin.code_of(method))[1]
+        return read
 
     def _plan(self, cls: type) -> _ClassPlan:
         if cls in self._plans:
@@ -191,7 +220,8 @@ class _ClassPlan:
         ]
         self._methods = self._all_methods()
         self.methods = self._kept_methods()
-        self.init = origin.init_of(self.node)
+        self._refuse_super()
+        self.inits = self._inits()
         self.init_statements, self.init_arguments = self._initialisation()
         self.own_reads, self.other_reads = self._attributes_read()
         self.constructor = self._constructor()
@@ -225,20 +255,50 @@ class _ClassPlan:
         live = _closure(wanted, reads)
         return {n: v for n, v in self._methods.items() if n in live and n != "__init__"}
 
-    def _initialisation(self) -> tuple[list[cst.BaseStatement], dict[str, cst.BaseExpression]]:
+    def _refuse_super(self) -> None:
+        """WriterError where a kept method calls one of a base class that the file will not have."""
+        for name, (nodes, _) in self.methods.items():
+            holders = [c for c, s in self.lineage if name in origin.methods_of(s.class_node(c))]
+            after = self.lineage[[c for c, _ in self.lineage].index(holders[0]) + 1 :]
+            for called in set().union(*(origin.super_calls(origin.code_of(n)) for n in nodes)):
+                for base, source in after:
+                    if called in origin.methods_of(source.class_node(base)):
+                        raise WriterError(
+                            f"{self.cls.__name__}.{name}: calls super().{called} of "
+                            f"{base.__name__}, but a generated class has no base of your own; "
+                            f"write both methods as one"
+                        )
+
+    def _inits(self) -> list[tuple[cst.FunctionDef, origin.ModuleSource]]:
+        """The `__init__` of the class, then those of its bases that it runs."""
+        found: list[tuple[cst.FunctionDef, origin.ModuleSource]] = []
+        for cls, source in self.lineage:
+            init = origin.init_of(source.class_node(cls))
+            if init is not None:
+                found.append((init, source))
+                if "__init__" not in origin.super_calls(origin.code_of(init)):
+                    break
+        return found
+
+    def _initialisation(
+        self,
+    ) -> tuple[list[tuple[cst.BaseStatement, origin.ModuleSource]], dict[str, cst.BaseExpression]]:
         """The statements of `__init__` that initialise, and the arguments that they need."""
-        if self.init is None:
-            return [], {}
         methods = {name: nodes for name, (nodes, _) in self._methods.items()}
-        kept: list[cst.BaseStatement] = []
+        kept: list[tuple[cst.BaseStatement, origin.ModuleSource]] = []
         needed: dict[str, cst.BaseExpression] = {}
         present = {cls.__name__ for cls in self.writer._classes}
-        for original in initialisation.initialising_statements(self.init, methods, self.source):
-            statement = _without_absent_classes(original, present, self.source)
+        originals = [
+            (statement, init, source)
+            for init, source in reversed(self.inits)
+            for statement in initialisation.initialising_statements(init, methods, source)
+        ]
+        for original, init, source in originals:
+            statement = _without_absent_classes(original, present, source)
             if statement is None:
                 continue
-            arguments, local = initialisation.names_from_arguments(statement, self.init)
-            defaults = {a: initialisation.default_of(self.init, a) for a in arguments}
+            arguments, local = initialisation.names_from_arguments(statement, init)
+            defaults = {a: initialisation.default_of(init, a) for a in arguments}
             missing = sorted(local | {a for a, default in defaults.items() if default is None})
             if missing:
                 self.writer.warnings.append(
@@ -247,7 +307,7 @@ class _ClassPlan:
                 )
                 continue
             needed.update({a: d for a, d in sorted(defaults.items()) if d is not None})
-            kept.append(statement)
+            kept.append((statement, source))
             for name in origin.attributes_read(origin.code_of(statement))[0]:
                 self._keep_method(name)
         return kept, needed
@@ -261,13 +321,18 @@ class _ClassPlan:
                     self._keep_method(other)
 
     def _attributes_read(self) -> tuple[set[str], set[str]]:
-        own: set[str] = set()
-        other: set[str] = set()
+        own, other, stored, loaded = set[str](), set[str](), set[str](), set[str]()
         for code, _ in self.kept_code():
             mine, others = origin.attributes_read(code)
             own |= mine
             other |= others
-        return own, other
+            stored |= origin.attributes_stored(code)
+            loaded |= mine - origin.attributes_stored(code)
+        # What is only ever stored, such as an activation, needs no value to start from.
+        own -= stored - loaded
+        # Inside of a class, Python knows __name as _Class__name.
+        prefix = f"_{self.cls.__name__.lstrip('_')}"
+        return own | {prefix + n for n in own if n.startswith("__") and n[-2:] != "__"}, other
 
     def kept_code(self) -> list[tuple[str, origin.ModuleSource]]:
         """All kept pieces of code, with the module in which their names are resolved."""
@@ -276,7 +341,9 @@ class _ClassPlan:
             for nodes, source in self.methods.values()
             for node in nodes
         ]
-        pieces += [(origin.code_of(statement), self.source) for statement in self.init_statements]
+        pieces += [
+            (origin.code_of(statement), source) for statement, source in self.init_statements
+        ]
         return pieces
 
     # -- the constructor
@@ -299,8 +366,13 @@ class _ClassPlan:
         for name, value in module.__dict__.items():
             # A child that only some instances have takes its place from those.
             absent = value is None and name in self._children
-            if name not in _MODULE_INTERNALS and name in self.own_reads and not absent:
-                record[name] = self._plain(path, name, value)
+            if name in _MODULE_INTERNALS or absent:
+                continue
+            free = None if path else self.writer._free.get(("", name))
+            if name in self.own_reads:
+                record[name] = free or self._plain(path, name, value)
+            elif name in self.writer.read_of_others and is_writable(value):
+                record[name] = free or Literal(value)
         for name, parameter in module._parameters.items():
             record[name] = self._parameter(path, name, parameter)
         for name, buffer in module._buffers.items():
@@ -313,6 +385,9 @@ class _ClassPlan:
         if is_writable(value):
             return Literal(value)
         module, qualified = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
+        name_in_torch = getattr(value, "__name__", "")
+        if name_in_torch.isidentifier() and getattr(torch, name_in_torch, None) is value:
+            return Reference(f"torch.{name_in_torch}", "import torch")
         if module and qualified.isidentifier() and origin.is_library(module):
             for binding, statement in self.source.imports.items():
                 if statement.endswith(f"import {qualified}") and binding == qualified:
@@ -359,9 +434,8 @@ class _ClassPlan:
         """`ones` where the original says `self.NAME = nn.Parameter(torch.ones(...))`."""
         import ast
 
-        if self.init is None:
-            return None
-        for node in ast.walk(ast.parse(origin.code_of(self.init))):
+        trees = [ast.parse(origin.code_of(init)) for init, _ in self.inits]
+        for node in (node for tree in trees for node in ast.walk(tree)):
             match node:
                 case ast.Assign(
                     targets=[ast.Attribute(value=ast.Name(id="self"), attr=attribute)],
@@ -423,9 +497,15 @@ class _Definitions:
             for code, source in plan.kept_code():
                 self._resolve(code, source)
             self._resolve(_class_attributes_code(node), plan.source)
+            for decorator in node.decorators:
+                self._resolve(origin.code_of(decorator.decorator), plan.source)
 
     def names(self) -> set[str]:
         return set(self._names)
+
+    def home(self, name: str) -> str:
+        """The module that defines the name."""
+        return self._names[name]
 
     def in_order(self) -> list[str]:
         """Modules in the order in which they depend on each other, each in its own order."""
@@ -545,15 +625,23 @@ class _Definitions:
         for name, value in plan.init_arguments.items():
             if name not in taken:
                 params.append(cst.Param(cst.Name(name), default=value, annotation=_of(plan, name)))
-        comments = initialisation.comments_before(plan.init) if plan.init else {}
-        body: list[cst.BaseStatement] = [cst.parse_statement("super().__init__()")]
+        comments: dict[str, list[cst.EmptyLine]] = {}
+        for original, _ in plan.inits:
+            comments = initialisation.comments_before(original) | comments
+        network = self.writer.network
+        # A network that is a Sequential itself hands its layers to the Sequential's __init__.
+        inside = network._modules if plan.instances == [network] and _is_sequential(network) else {}
+        children = {n: e for n, e in constructor.body.items() if n in inside}
+        body: list[cst.BaseStatement] = [_super_init(network, children, self.writer.imports)]
         for name, expr in constructor.body.items():
+            if name in children:
+                continue
             statements = self._assignment(name, expr)
             if name in comments:
                 statements[0] = statements[0].with_changes(leading_lines=comments[name])
             body += statements
-        body += plan.init_statements
-        if len(body) == 1:
+        body += [statement for statement, _ in plan.init_statements]
+        if len(body) == 1 and not children:
             return None
         return cst.FunctionDef(
             name=cst.Name("__init__"),
@@ -609,6 +697,21 @@ def _closure(start: Iterable[str], reads: Mapping[str, set[str]]) -> set[str]:
             seen.add(name)
             pending.extend(reads[name])
     return seen
+
+
+def _is_sequential(network: nn.Module) -> bool:
+    return isinstance(network, nn.Sequential) and describe.is_container(network)
+
+
+def _super_init(
+    network: nn.Module, children: Mapping[str, Expr], imports: Imports
+) -> cst.SimpleStatementLine:
+    """`super().__init__()`, with the layers of a Sequential."""
+    call = cst.ensure_type(cst.parse_expression("super().__init__()"), cst.Call)
+    if children:
+        made = to_code(describe.write_container(network, dict(children)), imports)
+        call = call.with_changes(args=cst.ensure_type(made, cst.Call).args)
+    return cst.SimpleStatementLine([cst.Expr(call)])
 
 
 def _is_static(methods: Sequence[cst.FunctionDef]) -> bool:
@@ -724,8 +827,7 @@ def _class_attributes_code(node: cst.ClassDef) -> str:
 
 def _of(plan: _ClassPlan, argument: str) -> cst.Annotation | None:
     """The original annotation of an argument, where it is a builtin type."""
-    assert plan.init is not None
-    for parameter in initialisation._parameters(plan.init):
+    for parameter in (p for init, _ in plan.inits for p in initialisation._parameters(init)):
         if parameter.name.value == argument and parameter.annotation is not None:
             code = origin.code_of(parameter.annotation.annotation)
             return parameter.annotation if code in ("bool", "int", "float", "str") else None

@@ -14,6 +14,7 @@ import symtable
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -163,7 +164,8 @@ def global_names(code: str) -> set[str]:
 
     visit(symtable.symtable(code, "<source>", "exec"), True)
     for text in _quoted_annotations(code):
-        found |= {n.id for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Name)}
+        with suppress(SyntaxError):  # a string that is no type, as in Literal["a b"]
+            found |= {n.id for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Name)}
     return {name for name in found if not hasattr(builtins, name)}
 
 
@@ -173,6 +175,32 @@ def _quoted_annotations(code: str) -> Iterator[str]:
         for inner in ast.walk(annotation) if annotation is not None else ():
             if isinstance(inner, ast.Constant) and isinstance(inner.value, str):
                 yield inner.value
+
+
+def super_calls(code: str) -> set[str]:
+    """The methods that code calls of `super()`."""
+    return {
+        node.attr
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Call)
+        and ast.unparse(node.value.func) == "super"
+    }
+
+
+def attributes_stored(code: str) -> set[str]:
+    """The attributes of `self` that code assigns and does not read."""
+    stored: set[str] = set()
+    read: set[str] = set()
+    for node in ast.walk(ast.parse(code)):
+        match node:
+            case ast.AugAssign(target=ast.Attribute(value=ast.Name(id="self"), attr=name)):
+                read.add(name)
+            case ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store()):
+                stored.add(name)
+            case ast.Attribute(value=ast.Name(id="self"), attr=name):
+                read.add(name)
+    return stored - read
 
 
 def attributes_read(code: str) -> tuple[set[str], set[str]]:

@@ -109,7 +109,19 @@ def slim_instance(network: nn.Module, kept: Kept) -> nn.Module:
         if isinstance(tensor, nn.Parameter):
             slim = nn.Parameter(slim, requires_grad=tensor.requires_grad)
         replacements[id(tensor)] = slim
-    result: nn.Module = copy.deepcopy(network, replacements)
+    for module in network.modules():
+        # Hooks hold what they like; the copy is read, never run.
+        for attribute, value in vars(module).items():
+            if attribute.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")):
+                replacements[id(value)] = OrderedDict()
+    try:
+        result: nn.Module = copy.deepcopy(network, replacements)
+    except Exception as error:
+        raise PrunerError(
+            f"{type(network).__name__}: cannot be copied ({' '.join(str(error).split())[:200]}); "
+            f"expected modules whose attributes copy.deepcopy can copy: set those that hold "
+            f"activations, locks or files to None before pruning"
+        ) from error
     before = dict(network.named_modules())
     for path, module in result.named_modules():
         _say_widths(module, before[path])

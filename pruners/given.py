@@ -1,0 +1,65 @@
+"""Whether a given model can be read at all: it must be the network itself, as its classes say.
+
+Wrappers, compiled and scripted modules, and layers whose weight is computed at every call hide
+what the source says; each is refused in one line that names the way out.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from pruners.errors import UnsupportedNetworkError
+from pruners.layers import is_weighted
+
+
+def check_given(model: nn.Module) -> None:
+    """Raises UnsupportedNetworkError for a model that is not, or does not hold, plain modules."""
+    name = type(model).__name__
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise UnsupportedNetworkError(f"{name} is a wrapper; pass the network inside: model.module")
+    if hasattr(model, "_orig_mod"):
+        raise UnsupportedNetworkError(
+            f"{name} is a compiled network; pass the network inside: model._orig_mod"
+        )
+    for path, module in model.named_modules():
+        where = path or "the network"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UnsupportedNetworkError(
+                f"{where}: a TorchScript module, which has no Python source; pass the network "
+                f"that it was made from"
+            )
+        if module._compiled_call_impl is not None:
+            raise UnsupportedNetworkError(
+                f"{where}: compiled in place; prune first, then call .compile() on the result"
+            )
+        if any(is_lazy(tensor) for tensor in (*module._parameters.values(),)):
+            raise UnsupportedNetworkError(
+                f"{where}: a lazy {type(module).__name__} that has not run yet; call the network "
+                f"once before pruning"
+            )
+        if is_weighted(module) and "weight" not in module._parameters:
+            raise UnsupportedNetworkError(
+                f"{where}: its weight is computed at every call (weight_norm, spectral_norm, "
+                f"torch.nn.utils.prune, a parametrization); make it a plain parameter first, as "
+                f"with remove_weight_norm, prune.remove or parametrize.remove_parametrizations"
+            )
+
+    names: dict[int, str] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        other = names.setdefault(id(tensor), name)
+        if other != name:
+            raise UnsupportedNetworkError(
+                f"{other} and {name} are one tensor; networks that share weights are not "
+                f"supported yet: give each layer its own"
+            )
+
+
+def hooked(model: nn.Module) -> list[str]:
+    """The modules with forward hooks, which a generated file does not have, by path."""
+    return [
+        path or "the network"
+        for path, module in model.named_modules()
+        if module._forward_hooks or module._forward_pre_hooks
+    ]
