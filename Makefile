@@ -17,8 +17,9 @@ PACKAGING := setup.cfg pyproject.toml
 .PHONY: demo test test-zoo lint bench checkpoint clean
 .DELETE_ON_ERROR:
 
+# PASSIVE: threads that spin while they wait triple the time when something else runs, too.
 demo: $(VENV)/.installed
-	$(BIN)/python app.py demo
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python app.py demo
 
 test: $(VENV)/.installed-dev
 	$(PYTEST) -m "not zoo"
