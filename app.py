@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import FrameType
@@ -31,18 +31,27 @@ from safetensors.torch import save as safetensors_bytes
 
 import models  # noqa: F401  registers the zoo
 from pruners import BasicPruning, Options, PrunerError, VerificationError, __version__
+from pruners.alexnet import AlexNetPruning
 from pruners.demo import measure as measure_demo
 from pruners.demo import table_of
 from pruners.errors import did_you_mean
 from pruners.job import SHIPPED_DATASET, Data, Job, noted, run_job
+from pruners.mobilenetv2 import MobileNetV2Pruning
 from pruners.networks import Request, find_network, is_file
 from pruners.progress import note, stage
 from pruners.resnet import ResNetPruning
+from pruners.squeezenet import SqueezeNetPruning
 from pruners.store import check_writable, commit, save_bytes
 from pruners.tables import as_json, described, offer, show, show_files, show_offer, show_result
 from pruners.training import accuracy, train
 
-ARCHITECTURES: Mapping[str, type[BasicPruning]] = {"resnet": ResNetPruning}
+ARCHITECTURES: dict[str, type[BasicPruning]] = {
+    "resnet": ResNetPruning,
+    "alexnet": AlexNetPruning,
+    "mobilenetv2": MobileNetV2Pruning,
+    "squeezenet": SqueezeNetPruning,
+    "squeezenet1_0": SqueezeNetPruning,
+}
 """The pruner class of every family of the zoo."""
 
 # Newer versions of typer bring their own copy of click.
@@ -331,7 +340,7 @@ def _interrupts() -> Iterator[list[int]]:
 def _given(arch: str | None) -> str:
     if arch is None:
         raise PrunerError(
-            f"--arch: missing; expected {' or '.join(ARCHITECTURES)} or FILE.py:CLASS; "
+            f"--arch: missing; expected {', '.join(ARCHITECTURES)} or FILE.py:CLASS; "
             f"`python app.py --list` shows all"
         )
     return arch

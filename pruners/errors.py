@@ -28,4 +28,12 @@ class VerificationError(Exception):
 def did_you_mean(value: str, known: Iterable[str]) -> str:
     """`"; did you mean resnet?"` where a known name is near, else an empty string."""
     near = difflib.get_close_matches(value, list(known), n=3, cutoff=0.5)
+    match = difflib.SequenceMatcher(b=value)
+
+    def likeness(name: str) -> float:
+        match.set_seq1(name)
+        return match.ratio()
+
+    # Beside a good match, a poor one only confuses.
+    near = [name for name in near if likeness(name) > likeness(near[0]) - 0.2]
     return f"; did you mean {' or '.join(near)}?" if near else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pruners.datasets import DataSplits
 from pruners.errors import PrunerError, did_you_mean
 from pruners.loading import class_from_file
-from pruners.registry import MODELS
+from pruners.registry import MODELS, ModelEntry
 from pruners.store import load_checkpoint
 
 
@@ -61,7 +61,8 @@ def find_network(
     """Build the network and give it its weights.
 
     A network of the zoo gets its input shape and number of classes from the request, else from
-    the dataset, else from the registry. One of its default shape takes the weights that ship with
+    the dataset, else from the registry; without a depth, it is the member of its family that is
+    made for images of about that size. One of its default shape takes the weights that ship with
     it (unless `shipped` is False, or the request names a checkpoint); without either, weights are
     drawn with the seed.
 
@@ -138,30 +139,37 @@ def _from_zoo(request: Request, splits: DataSplits | None) -> Found:
             f"--arch {request.arch}: unknown{did_you_mean(request.arch, families) or ';'} "
             f"`python app.py --list` shows all"
         )
-    depth = request.depth if request.depth is not None else next(iter(family.values()))["depth"]
-    name = next((n for n, e in family.items() if e["depth"] == depth), None)
-    if name is None:
-        depths = ", ".join(str(e["depth"]) for e in family.values())
-        raise PrunerError(
-            f"--depth {depth}: no {request.arch} of this depth; expected one of {depths}"
-        )
-    entry = family[name]
-    shape: tuple[int, ...] = entry["input_shape"]
-    classes = entry["num_classes"]
-    if splits is not None:
-        shape, classes = splits.input_shape, splits.num_classes
+    given: tuple[int, ...] | None = None if splits is None else splits.input_shape
     if request.input_shape is not None:
-        shape = parsed_shape(request.input_shape)
-        if len(shape) != 3:
-            raise PrunerError(
-                f"--input-shape {request.input_shape}: {name} takes images; expected channels, "
-                f"height and width, such as {','.join(map(str, entry['input_shape']))}"
-            )
+        given = parsed_shape(request.input_shape)
+    name = _member(request, family, given)
+    entry = family[name]
+    shape = entry["input_shape"] if given is None else given
+    classes = entry["num_classes"] if splits is None else splits.num_classes
+    if len(shape) != 3:
+        raise PrunerError(
+            f"--input-shape {request.input_shape}: {name} takes images; expected channels, "
+            f"height and width, such as {','.join(map(str, entry['input_shape']))}"
+        )
     if request.num_classes is not None:
         classes = request.num_classes
     model = entry["wrapper"](num_classes=classes, in_channels=shape[0])
     as_shipped = shape == entry["input_shape"] and classes == entry["num_classes"]
     return name, model, shape, entry["path"] if as_shipped else None
+
+
+def _member(request: Request, family: Mapping[str, ModelEntry], shape: Sequence[int] | None) -> str:
+    """The member of that depth; without one, the first that is made for images nearest in size."""
+    depths = [str(e["depth"]) for e in family.values() if e["depth"] is not None]
+    if request.depth is None:
+        first = next(iter(family.values()))
+        size = (first["input_shape"] if shape is None else shape)[-1]
+        return min(family, key=lambda name: abs(family[name]["input_shape"][-1] - size))
+    for name, entry in family.items():
+        if entry["depth"] == request.depth:
+            return name
+    instead = f"expected one of {', '.join(depths)}" if depths else "leave --depth out"
+    raise PrunerError(f"--depth {request.depth}: no {request.arch} of this depth; {instead}")
 
 
 def _from_file(request: Request, splits: DataSplits | None) -> Found:

@@ -21,8 +21,8 @@ class ModelEntry(TypedDict):
     """Trained weights that ship with the project, if any."""
     family: str
     """The name under which `--arch` finds it."""
-    depth: int
-    """Which member of the family (`--depth`)."""
+    depth: int | None
+    """Which member of the family (`--depth`); None where only the size of images tells."""
     input_shape: tuple[int, int, int]
     """Channels, height and width of one example."""
     num_classes: int

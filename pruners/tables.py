@@ -105,7 +105,9 @@ def offer() -> dict[str, Any]:
     """What the options of the command line may be."""
     families: dict[str, list[int]] = {}
     for entry in MODELS.values():
-        families.setdefault(entry["family"], []).append(entry["depth"])
+        depths = families.setdefault(entry["family"], [])
+        if entry["depth"] is not None:
+            depths.append(entry["depth"])
     return {
         "arch": {family: sorted(depths) for family, depths in families.items()},
         "dataset": {
@@ -129,7 +131,10 @@ def show_offer() -> None:
     for column in table.columns:
         column.justify = "left"
     for family, depths in offered["arch"].items():
-        table.add_row("--arch", family, f"--depth {', '.join(map(str, depths))}")
+        sizes = [e["input_shape"] for e in MODELS.values() if e["family"] == family]
+        shapes = " or ".join("x".join(map(str, size)) for size in dict.fromkeys(sizes))
+        about = f"--depth {', '.join(map(str, depths))}" if depths else f"for {shapes}"
+        table.add_row("--arch", family, about)
     table.add_row("--arch", "FILE.py:CLASS", "your own network; --arch-args JSON, --input-shape")
     for name, entry in offered["dataset"].items():
         shape = "x".join(map(str, entry["input_shape"]))

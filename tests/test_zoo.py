@@ -12,8 +12,8 @@ from torch import nn
 import models  # noqa: F401  (registers the zoo)
 from models.cifar.resnet import ResNet as CifarResNet
 from models.imagenet.resnet import ResNet as ImageNetResNet
-from pruners.blocks import block_spec
 from pruners.datasets import load_dataset
+from pruners.dependencies import find_blocks
 from pruners.errors import PrunerError
 from pruners.metrics import count_parameters
 from pruners.registry import MODELS
@@ -21,7 +21,10 @@ from pruners.training import accuracy
 
 # The deep networks only repeat what the others have; `make test-zoo` runs them too.
 DEEP = {"ResNet110", "ResNet164", "ResNet101"}
-ONE_OF_EACH = {"ResNet20", "ResNet29", "ResNet18", "ResNet50"}
+ONE_OF_EACH = {
+    *("ResNet20", "ResNet29", "ResNet18", "ResNet50"),
+    *("AlexNet", "MobileNetV2", "SqueezeNet"),
+}
 
 
 def parametrize_models(quick: set[str]) -> pytest.MarkDecorator:
@@ -45,8 +48,22 @@ def example(name: str, channels: int | None = None) -> torch.Tensor:
     return torch.zeros(2, channels or shape[0], *shape[1:], device="meta")
 
 
-def test_the_default_of_the_family_is_resnet20():
-    assert next(n for n, entry in MODELS.items() if entry["family"] == "resnet") == "ResNet20"
+def first(family: str) -> str:
+    return next(name for name, entry in MODELS.items() if entry["family"] == family)
+
+
+def layers(model: nn.Module) -> list[str]:
+    """Convolutions and Linears in the order of definition."""
+    return [n for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+
+
+def test_the_first_of_a_family_is_small():
+    assert [first(family) for family in ("resnet", "alexnet", "mobilenetv2", "squeezenet")] == [
+        "ResNet20",
+        "AlexNet",
+        "MobileNetV2",
+        "SqueezeNet",
+    ]
 
 
 @every_model
@@ -54,10 +71,10 @@ def test_entry_says_what_the_network_is(name):
     entry = MODELS[name]
     model = build(name)
     assert name.isidentifier()
-    assert name.endswith(str(entry["depth"]))
     assert model(example(name)).shape == (2, entry["num_classes"])
-    main_branch = [n for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    assert sum("downsample" not in n for n in main_branch) == entry["depth"]
+    if entry["depth"] is not None:
+        assert name.endswith(str(entry["depth"]))
+        assert sum("downsample" not in layer for layer in layers(model)) == entry["depth"]
 
 
 @every_model
@@ -66,7 +83,8 @@ def test_classes_and_input_channels_are_arguments(name):
     assert model(example(name, channels=1)).shape == (2, 7)
     default = build(name).state_dict()
     differ = {key for key, value in model.state_dict().items() if value.shape != default[key].shape}
-    assert differ == {"conv1.weight", "fc.weight", "fc.bias"}
+    ends = layers(model)
+    assert differ == {f"{ends[0]}.weight", f"{ends[-1]}.weight", f"{ends[-1]}.bias"}
 
 
 @every_model
@@ -82,14 +100,10 @@ def test_modules_are_defined_in_the_order_in_which_they_run(name):
 
 @every_model
 def test_blocks_are_described_and_their_layers_exist(name):
-    blocks = [m for m in build(name).modules() if type(m).__name__ in ("BasicBlock", "Bottleneck")]
-    assert blocks
+    blocks = [b for b in find_blocks(build(name)).values() if b.spec.decorator]
+    assert bool(blocks) == ("AlexNet" not in name)
     for block in blocks:
-        spec = block_spec(block)
-        assert spec is not None
-        convs = [n for n, m in block.named_children() if isinstance(m, nn.Conv2d)]
-        assert list(spec.convs) == convs
-        assert all(hasattr(block, layer) for layer in spec.downsampling)
+        block.check()
 
 
 @pytest.mark.parametrize(
@@ -105,28 +119,42 @@ def test_blocks_are_described_and_their_layers_exist(name):
         ("ResNet34", 21_797_672),
         ("ResNet50", 25_557_032),
         ("ResNet101", 44_549_160),
+        ("AlexNet_224", 61_100_840),
+        ("MobileNetV2_224", 3_504_872),
+        ("SqueezeNet1_0", 1_248_424),
+        ("SqueezeNet1_1", 1_235_496),
     ],
 )
 def test_parameters_are_as_published(name, parameters):
     assert count_parameters(build(name)) == parameters
 
 
-@pytest.mark.parametrize("depth", [18, 34, 50, 101])
-def test_imagenet_networks_have_torchvisions_keys_and_shapes(depth):
+TORCHVISION = {
+    **{f"ResNet{depth}": f"resnet{depth}" for depth in (18, 34, 50, 101)},
+    "AlexNet_224": "alexnet",
+    "SqueezeNet1_0": "squeezenet1_0",
+    "SqueezeNet1_1": "squeezenet1_1",
+    "MobileNetV2_224": "mobilenet_v2",
+}
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_imagenet_networks_have_torchvisions_keys_and_shapes(name):
     with torch.device("meta"):
-        theirs = getattr(torchvision.models, f"resnet{depth}")()
-    ours = build(f"ResNet{depth}")
-    assert [(key, value.shape) for key, value in ours.state_dict().items()] == [
-        (key, value.shape) for key, value in theirs.state_dict().items()
-    ]
+        theirs = getattr(torchvision.models, TORCHVISION[name])().state_dict()
+    ours = build(name).state_dict()
+    assert [value.shape for value in ours.values()] == [value.shape for value in theirs.values()]
+    if name != "MobileNetV2_224":  # which calls its layers by names of its own
+        assert list(ours) == list(theirs)
 
 
-@pytest.mark.parametrize("depth", [18, 50])
-def test_imagenet_networks_compute_what_torchvisions_do(depth):
+@pytest.mark.parametrize("name", ["ResNet18", "ResNet50", "SqueezeNet1_0", "MobileNetV2_224"])
+def test_imagenet_networks_compute_what_torchvisions_do(name):
     torch.manual_seed(0)
-    ours = ImageNetResNet(depth).double().eval()
-    theirs = getattr(torchvision.models, f"resnet{depth}")().double().eval()
-    theirs.load_state_dict(ours.state_dict())
+    ours = MODELS[name]["wrapper"]().double().eval()
+    theirs = getattr(torchvision.models, TORCHVISION[name])().double().eval()
+    state = ours.state_dict()
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), state.values(), strict=True)))
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-12, atol=1e-12)
 

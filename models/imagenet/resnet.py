@@ -11,7 +11,7 @@ from pruners.errors import PrunerError
 
 @basic_block(lType="basic_block", convs=["conv1", "conv2"], downsampling=["downsample"])
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut; `channels` wide at the output."""
+    """Two 3x3 convolutions and a shortcut."""
 
     expansion = 1
 
@@ -34,7 +34,7 @@ class BasicBlock(nn.Module):
 
 @bottleneck(lType="bottleneck", convs=["conv1", "conv2", "conv3"], downsampling=["downsample"])
 class Bottleneck(nn.Module):
-    """Convolutions 1x1, 3x3, 1x1 and a shortcut; `4 * channels` wide at the output."""
+    """Convolutions 1x1, 3x3, 1x1 and a shortcut."""
 
     expansion = 4
 
@@ -70,10 +70,7 @@ DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int
 
 
 class ResNet(nn.Module):
-    """A residual network for images: (N, in_channels, 224, 224) -> logits (N, num_classes).
-
-    Raises `PrunerError` for a depth that is not in `DEPTHS`.
-    """
+    """A residual network for images: (N, in_channels, 224, 224) -> logits (N, num_classes)."""
 
     def __init__(self, depth: int = 18, num_classes: int = 1000, in_channels: int = 3) -> None:
         super().__init__()
