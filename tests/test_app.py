@@ -168,7 +168,7 @@ NET = ("--arch", "nets.py:Net", "--input-shape", "3,32,32")
             r"--arch resent: unknown; did you mean resnet\? `python app.py --list`.*",
         ),
         ("--arch xyzzy", "--arch xyzzy: unknown; `python app.py --list` shows all"),
-        ("--prune-pct 50", "--arch: missing; expected resnet or FILE.py:CLASS; .*"),
+        ("--prune-pct 50", r"--arch: missing; expected resnet, alexnet, .* or FILE\.py:CLASS; .*"),
         ("--arch resnet --prune-pct -1", f"--prune-pct -1: {PERCENTAGE}"),
         ("--arch resnet --prune-pct 100", f"--prune-pct 100: {PERCENTAGE}"),
         ("--arch resnet --prune-pct 101", f"--prune-pct 101: {PERCENTAGE}"),
