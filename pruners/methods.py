@@ -154,8 +154,8 @@ def _floor(
     protected = np.zeros(units.count, dtype=bool)
     for axis in graph.outputs():
         of_layer = np.unique(units.of(axis))
-        # Frozen units stay anyway; they count towards the floor.
-        best = np.lexsort((-scores[of_layer], ~units.frozen[of_layer]))
+        # Frozen units stay anyway; they count towards the floor. Of equals, the first go first.
+        best = np.lexsort((-of_layer, -scores[of_layer], ~units.frozen[of_layer]))
         protected[of_layer[best[:min_filters]]] = True
     return protected
 
