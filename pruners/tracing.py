@@ -274,7 +274,7 @@ def swap_tensors(modules: Sequence[nn.Module], replacement: Mapping[int, Tensor]
         for tensors in (module._parameters, module._buffers):
             for name, tensor in tensors.items():
                 if tensor is not None and id(tensor) in replacement:
-                    tensors[name] = replacement[id(tensor)]
+                    tensors[name] = replacement[id(tensor)]  # type: ignore[assignment]
 
 
 def stand_ins(state: State, meta: bool) -> dict[int, Tensor]:
@@ -320,7 +320,7 @@ def training_readers() -> Iterator[set[str]]:
     try:
         yield readers
     finally:
-        del nn.Module.training  # type: ignore[misc]
+        del nn.Module.training
 
 
 # --- watching a run ---------------------------------------------------------------------------
@@ -696,8 +696,9 @@ def _run(
                 del kept[length:]  # type: ignore[attr-defined]
             del notes.weights[weights:]
             if not meta:
+                mode = " in training mode" if training else ""
                 raise PrunerError(
-                    f"example input {number}: the network's forward fails with "
+                    f"example input {number}: the network's forward fails{mode} with "
                     f"{type(error).__name__}: {error}"
                 ) from error
     if number or training:
