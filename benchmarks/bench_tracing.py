@@ -27,11 +27,12 @@ from pruners.channel_graph import Axis, kept_of
 from pruners.replay import slice_tensor
 from pruners.tracing import trace_graph
 
-NETWORKS = (
-    "alexnet vgg11_bn vgg16 resnet18 resnet34 resnet50 resnet101 resnext50_32x4d wide_resnet50_2"
-    " densenet121 densenet201 googlenet squeezenet1_1 mobilenet_v2 mobilenet_v3_small"
-    " mobilenet_v3_large mnasnet1_0 efficientnet_b0 regnet_y_400mf regnet_x_800mf"
-).split()
+NETWORKS = tuple(
+    "alexnet vgg11_bn vgg16 resnet18 resnet34 resnet50 resnet101 resnext50_32x4d"
+    " wide_resnet50_2 densenet121 densenet201 googlenet squeezenet1_1 mobilenet_v2"
+    " mobilenet_v3_small mobilenet_v3_large mnasnet1_0 efficientnet_b0 regnet_y_400mf"
+    " regnet_x_800mf"
+)
 
 
 def ours(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
@@ -143,7 +144,8 @@ def memory() -> None:
     graph.units()
     traced = tracemalloc.get_traced_memory()[1]
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"resident set grows by {(after - before) / 1024:.0f} MB, Python objects {traced / 2**20:.0f} MB")
+    print(f"resident set grows by {(after - before) / 1024:.0f} MB")
+    print(f"Python objects: {traced / 2**20:.0f} MB")
     assert Axis("fc.weight", 1) in graph.graph
 
 

@@ -83,7 +83,7 @@ def spread(ids: Tensor, dim: int, shape: Sequence[int]) -> Layer:
 
 @dataclass(slots=True)
 class Param:
-    """A parameter or buffer that no operator has changed: its axes' atoms, dimension by dimension."""
+    """A parameter or buffer that no operator has changed: the atoms of each of its axes."""
 
     name: str
     shape: tuple[int, ...]
@@ -134,8 +134,9 @@ class Notes:
         found = x.__dict__.get(LABELS, NONE)
         if isinstance(found, Param):
             ids = [(found.along(d), d) for d in range(len(found.shape))]
-            found = tuple([spread(i, d, found.shape) for i, d in ids if i is not None])
-        return found
+            return tuple([spread(i, d, found.shape) for i, d in ids if i is not None])
+        labels: Labels = found
+        return labels
 
     def param(self, x: Tensor) -> Param | None:
         found = x.__dict__.get(LABELS)
@@ -149,7 +150,7 @@ class Notes:
             return
         a, b = collapse(a), collapse(b)
         if a.shape != b.shape:
-            a, b = torch.broadcast_tensors(a, b)
+            a, b = torch.broadcast_tensors(a, b)  # type: ignore[no-untyped-call]
         self.couplings.append((a.reshape(-1), b.reshape(-1), self.place))
 
     def meet(self, a: Tensor | None, b: Tensor | None, why: str) -> None:
@@ -280,6 +281,10 @@ class Call:
     def x(self) -> Tensor:
         found: Tensor = self.args[0]
         return found
+
+
+def words(text: str) -> list[str]:
+    return text.split()
 
 
 def tensors_in(values: Iterable[Any]) -> list[Tensor]:
@@ -453,7 +458,7 @@ def chunk(n: Notes, call: Call) -> list[Labels]:
     sizes = [out.shape[dim] for out in call.out]
     result: list[list[Layer]] = [[] for _ in sizes]
     for layer in n.of(call.x):
-        parts = layer.split(sizes, dim)
+        parts = torch.split(layer, sizes, dim)
         if dim in varies(layer) and len(sizes) > 1:
             if len(set(sizes)) > 1:
                 n.freeze(layer, "is split into parts that are nearly equal")
@@ -1014,13 +1019,17 @@ def count_silent_divisors(n: Notes, call: Call, name: str) -> None:
 
 
 _SILENT = frozenset(
-    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear batch_norm"
-    " layer_norm group_norm embedding".split()
+    words(
+        "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear"
+        " batch_norm layer_norm group_norm embedding"
+    )
 )
 _LOUD = frozenset(
-    "sigmoid hardsigmoid exp exp2 cos cosh softplus log_sigmoid softmax log_softmax reciprocal"
-    " rsqrt log log2 logical_not eq ne le ge lt gt clamp clamp_min fill zeros_like ones_like"
-    " full_like rand_like randn_like acos erfc".split()
+    words(
+        "sigmoid hardsigmoid exp exp2 cos cosh softplus log_sigmoid softmax log_softmax"
+        " reciprocal rsqrt log log2 logical_not eq ne le ge lt gt clamp clamp_min fill"
+        " zeros_like ones_like full_like rand_like randn_like acos erfc"
+    )
 )
 
 
@@ -1028,7 +1037,7 @@ _LOUD = frozenset(
 
 
 def _table(**kinds: tuple[Rule, str]) -> dict[str, Rule]:
-    return {name: rule for rule, names in kinds.values() for name in names.split()}
+    return {name: rule for rule, names in kinds.values() for name in words(names)}
 
 
 RULES: dict[str, Rule] = _table(
@@ -1045,7 +1054,8 @@ RULES: dict[str, Rule] = _table(
         movement,
         "permute transpose t squeeze unsqueeze select narrow split_with_sizes unbind"
         " movedim moveaxis swapaxes swapdims diagonal unfold as_strided flip numpy_T"
-        " transpose_ t_ squeeze_ unsqueeze_ adjoint mT hsplit vsplit tensor_split unsafe_split_with_sizes",
+        " transpose_ t_ squeeze_ unsqueeze_ adjoint mT hsplit vsplit tensor_split"
+        " unsafe_split_with_sizes",
     ),
     expanded=(expanded, "expand expand_as"),
     sliced=(sliced, "slice"),
@@ -1065,7 +1075,8 @@ RULES: dict[str, Rule] = _table(
     col2im=(col2im, "col2im"),
     filled=(
         filled,
-        "zeros ones full empty new_zeros new_ones new_full new_empty empty_strided new_empty_strided",
+        "zeros ones full empty new_zeros new_ones new_full new_empty empty_strided"
+        " new_empty_strided",
     ),
     constant=(
         constant,
@@ -1100,7 +1111,8 @@ RULES: dict[str, Rule] = _table(
     total=(total, "sum nansum linalg_vector_norm norm"),
     statistic=(
         statistic,
-        "mean amax amin aminmax var std var_mean std_mean prod logsumexp any all nanmean median max min",
+        "mean amax amin aminmax var std var_mean std_mean prod logsumexp any all nanmean"
+        " median max min",
     ),
     arg_statistic=(arg_statistic, "argmax argmin mode kthvalue"),
     softmax=(softmax, "softmax _softmax log_softmax _log_softmax"),
@@ -1170,9 +1182,9 @@ def output_shape(name: str, call_args: tuple[Any, ...]) -> Sequence[int] | None:
     >>> output_shape("conv2d", (x, weight, None, [2, 2], [1, 1]))
     [1, 4, 4, 4]
     """
-    x: Any = call_args[0]
     if name == "cat":
-        return _joined(x, call_args[1] if len(call_args) > 1 else 0)
+        return _joined(call_args[0], call_args[1] if len(call_args) > 1 else 0)
+    x: Tensor = call_args[0]
     if name in _SAME_SHAPE:
         return x.shape
     if name in ("batch_norm", "instance_norm", "group_norm"):
@@ -1211,12 +1223,16 @@ def agrees(call_args: tuple[Any, ...]) -> bool:
 
 
 _SAME_SHAPE = frozenset(
-    "relu relu6 hardtanh hardswish hardsigmoid silu gelu sigmoid tanh elu leaky_relu mish softplus"
-    " dropout feature_dropout".split()
+    words(
+        "relu relu6 hardtanh hardswish hardsigmoid silu gelu sigmoid tanh elu leaky_relu"
+        " mish softplus dropout feature_dropout"
+    )
 )
 IN_PLACE = frozenset(
-    "relu_ relu6_ hardtanh_ hardswish_ hardsigmoid_ silu_ sigmoid_ tanh_ elu_ leaky_relu_ mish_"
-    " dropout_ feature_dropout_ add_ mul_ sub_ div_".split()
+    words(
+        "relu_ relu6_ hardtanh_ hardswish_ hardsigmoid_ silu_ sigmoid_ tanh_ elu_"
+        " leaky_relu_ mish_ dropout_ feature_dropout_ add_ mul_ sub_ div_"
+    )
 )
 """Operators whose result is their first argument, which a meta tensor has no need to compute."""
 

@@ -17,8 +17,7 @@ Three things rest on this:
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from pruners import operators
-from pruners.channel_graph import ChannelGraph, Indices, Kept, Units, kept_of
+from pruners.channel_graph import Indices, Kept, Units, kept_of
 from pruners.operators import Labels, Layer, Rule
 from pruners.tracing import (
     BoolMask,
@@ -40,7 +39,6 @@ from pruners.tracing import (
     inputs_of,
     map_tensors,
     name_of,
-    stand_ins,
     state_tensors,
     swap_tensors,
     untouched,
@@ -228,7 +226,7 @@ def widths(module: nn.Module) -> dict[str, Any]:
 # --- the run in lockstep ----------------------------------------------------------------------
 
 
-class Replay(Watch):
+class Replay(Watch):  # type: ignore[no-untyped-call]
     def __init__(self, state: State, tape: Tape, gone: BoolMask, meta: bool) -> None:
         super().__init__(state, meta)
         self.tape = tape
@@ -365,7 +363,7 @@ def _fix_shape(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: 
     """view, reshape, expand and what makes a tensor of a given shape."""
     needed = r.sizes(step.out_shapes[0], step.outs[0])
     at = 1 if isinstance(args[0], Tensor) else 0
-    x = args[0] if at else None
+    x: Any = args[0] if at else None
     name = name_of(func)
     if name == "unflatten":
         dim = args[1] % x.dim()
@@ -441,7 +439,8 @@ def _positions(name: str, args: tuple[Any, ...], size: int) -> list[int]:
         return [args[2] % size]
     if name == "narrow":
         return list(range(args[2] % size, min(args[2] % size + args[3], size)))
-    start, end, by = (*args[2:], *(None, None, 1)[len(args) - 2 :])
+    defaults: tuple[Any, ...] = (None, None, 1)
+    start, end, by = args[2:] + defaults[len(args) - 2 :]
     return list(range(*slice(start, end, by).indices(size)))
 
 
@@ -500,18 +499,22 @@ def _fix_attention(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwar
 
 _FIXES = {
     **dict.fromkeys(
-        "view reshape _unsafe_view _reshape_alias unflatten expand zeros ones full empty new_zeros"
-        " new_ones new_full new_empty".split(),
+        operators.words(
+            "view reshape _unsafe_view _reshape_alias unflatten expand zeros ones full empty"
+            " new_zeros new_ones new_full new_empty"
+        ),
         _fix_shape,
     ),
     **dict.fromkeys(
-        "split chunk split_with_sizes unsafe_split unsafe_chunk unsafe_split_with_sizes".split(),
+        operators.words(
+            "split chunk split_with_sizes unsafe_split unsafe_chunk unsafe_split_with_sizes"
+        ),
         _fix_split,
     ),
-    **dict.fromkeys("slice narrow select".split(), _fix_slice),
-    **dict.fromkeys("pad constant_pad_nd".split(), _fix_pad),
+    **dict.fromkeys(["slice", "narrow", "select"], _fix_slice),
+    **dict.fromkeys(["pad", "constant_pad_nd"], _fix_pad),
     **dict.fromkeys(
-        "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split(),
+        operators.words("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"),
         _fix_convolution,
     ),
     "layer_norm": _fix_layer_norm,
@@ -521,7 +524,7 @@ _FIXES = {
 }
 
 
-class Restricted(Replay):
+class Restricted(Replay):  # type: ignore[no-untyped-call]
     """The full network in lockstep; operators that count channels see the surviving ones."""
 
     def step(self, func: Any, rule: Rule | None, args: tuple[Any, ...], kwargs: Any) -> Any:
@@ -669,4 +672,4 @@ def _bisect(model: nn.Module, trace: Trace, units: Units, rewritable: bool) -> N
         )
 
 
-__all__ = ["Correction", "DoesNotFitError", "Replayed", "replay", "restricted", "widths"]
+__all__ = operators.words("Correction DoesNotFitError Replayed replay restricted widths")

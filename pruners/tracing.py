@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 import random
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -215,12 +216,12 @@ def state_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _tensors(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[tuple[str, Tensor]]:
     for path, module in modules:
         prefix = f"{path}." if path else ""
-        for name, tensor in module._parameters.items():
-            if tensor is not None:
-                yield prefix + name, tensor
-        for name, tensor in module._buffers.items():
-            if tensor is not None and name not in module._non_persistent_buffers_set:
-                yield prefix + name, tensor
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                yield prefix + name, parameter
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in module._non_persistent_buffers_set:
+                yield prefix + name, buffer
 
 
 def _walk(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
@@ -319,7 +320,7 @@ def training_readers() -> Iterator[set[str]]:
     try:
         yield readers
     finally:
-        del nn.Module.training  # type: ignore[misc]
+        del nn.Module.training
 
 
 # --- watching a run ---------------------------------------------------------------------------
@@ -343,14 +344,14 @@ def running(names: Mapping[int, str]) -> str:
     return ""
 
 
-class Watch(TorchDispatchMode):
+class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Takes composite operators apart until each has a rule, then hands it to `step`.
 
     `Tracer` and `replay.Replay` share this class, so both see the same steps.
     """
 
     def __init__(self, state: State, meta: bool) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.state = state
         self.meta = meta
         self.off = False
@@ -526,14 +527,15 @@ def multi_head_attention(
         v_width = out_proj_weight.shape[1]
         q_width = (in_proj_weight.shape[0] - v_width) // 2
         widths = [q_width, q_width, v_width]
-        q_proj_weight, k_proj_weight, v_proj_weight = in_proj_weight.split(widths)
+        q_proj_weight, k_proj_weight, v_proj_weight = torch.split(in_proj_weight, widths)
     else:
-        assert q_proj_weight is not None and k_proj_weight is not None
+        assert q_proj_weight is not None
+        assert k_proj_weight is not None
         assert v_proj_weight is not None
         widths = [q_proj_weight.shape[0], k_proj_weight.shape[0], v_proj_weight.shape[0]]
     biases: Sequence[Tensor | None] = (None, None, None)
     if in_proj_bias is not None:
-        biases = in_proj_bias.split(widths)
+        biases = torch.split(in_proj_bias, widths)
     single = query.dim() == 2
     if single:
         query, key, value = query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1)
@@ -585,7 +587,7 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 # --- the labelled run -------------------------------------------------------------------------
 
 
-class Tracer(Watch):
+class Tracer(Watch):  # type: ignore[no-untyped-call]
     """Runs every operator once and writes down what its rule says."""
 
     def __init__(
@@ -694,8 +696,9 @@ def _run(
                 del kept[length:]  # type: ignore[attr-defined]
             del notes.weights[weights:]
             if not meta:
+                mode = " in training mode" if training else ""
                 raise PrunerError(
-                    f"example input {number}: the network's forward fails with "
+                    f"example input {number}: the network's forward fails{mode} with "
                     f"{type(error).__name__}: {error}"
                 ) from error
     if number or training:
@@ -830,7 +833,7 @@ def _built(
     changes = np.flatnonzero((np.diff(record) != 0) | (np.diff(a) != 0) | (np.diff(b) != 0)) + 1
     bounds = [0, *changes.tolist(), len(left)] if len(left) else []
     runs: dict[tuple[int, int, int], list[tuple[int, int]]] = {}
-    for lo, hi in zip(bounds, bounds[1:], strict=False):
+    for lo, hi in itertools.pairwise(bounds):
         runs.setdefault((int(record[lo]), int(a[lo]), int(b[lo])), []).append((lo, hi))
     for (i, first, second), spans in runs.items():
         if len(spans) == 1:
@@ -868,8 +871,8 @@ def _built(
                 same = Coupling(Axis(name, d), Axis(alias, d), every, every, "the same tensor")
                 graph.couple(same)
     for (operator, module), touched in unknown.items():
-        ids = np.unique(torch.cat(touched).numpy())
-        graph.unknown.append(UnknownOperator(operator, module, int((owners[ids] > 0).sum())))
+        atoms = np.unique(torch.cat(list(touched)).numpy())
+        graph.unknown.append(UnknownOperator(operator, module, int((owners[atoms] > 0).sum())))
     return Trace(graph, tapes, examples, state, owners)
 
 

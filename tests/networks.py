@@ -53,7 +53,10 @@ def projected(i: int, c: int, w: int) -> tuple[list[str], list[str], int]:
 
 
 def dense(i: int, c: int, w: int) -> tuple[list[str], list[str], int]:
-    init = [f"self.a{i} = nn.Conv2d({c}, {w}, 3, padding=1)", f"self.n{i} = nn.BatchNorm2d({c + w})"]
+    init = [
+        f"self.a{i} = nn.Conv2d({c}, {w}, 3, padding=1)",
+        f"self.n{i} = nn.BatchNorm2d({c + w})",
+    ]
     return init, [f"x = self.n{i}(torch.cat([x, self.a{i}(x)], 1)).relu()"], c + w
 
 
@@ -73,7 +76,7 @@ def fire(i: int, c: int, w: int) -> tuple[list[str], list[str], int]:
 def inception(i: int, c: int, w: int) -> tuple[list[str], list[str], int]:
     init = [
         f"self.a{i} = nn.Conv2d({c}, {w}, 1)",
-        f"self.b{i} = nn.Sequential(nn.Conv2d({c}, 6, 1), nn.ReLU(), nn.Conv2d(6, {w}, 3, padding=1))",
+        f"self.b{i} = nn.Sequential(nn.Conv2d({c}, 6, 1), nn.ReLU(), nn.Conv2d(6, {w}, 1))",
         f"self.p{i} = nn.Conv2d({c}, 4, 1)",
     ]
     pooled = f"self.p{i}(F.max_pool2d(x, 3, 1, 1))"

@@ -85,7 +85,11 @@ PRUNED: dict[str, tuple[Body, int, int]] = {
     "hardswish": (lambda x: F.hardswish(x, inplace=True), 16, 2),
     # contraction
     "gram": (lambda x: x * torch.einsum("nchw,nchw->nhw", x, x)[:, None], 16, 2),
-    "einsum_space": (lambda x: torch.einsum("nchw,ngwv->nchv", x, x[:, :, :, :].mean(1, True)), 16, 2),
+    "einsum_space": (
+        lambda x: torch.einsum("nchw,ngwv->nchv", x, x[:, :, :, :].mean(1, True)),
+        16,
+        2,
+    ),
     "non_local": (
         lambda x: (
             x
@@ -161,7 +165,11 @@ KEPT: dict[str, tuple[Body, int, int]] = {
     "cumsum_channels": (lambda x: x.cumsum(1), 16, 2),
     "sort_channels": (lambda x: x.sort(1)[0], 16, 2),
     "argmax": (lambda x: x * x.argmax(1, keepdim=True), 16, 2),
-    "bilinear_in_channels": (lambda x: F.interpolate(x.transpose(1, 2), size=(16, 8)).transpose(1, 2), 16, 2),
+    "bilinear_in_channels": (
+        lambda x: F.interpolate(x.transpose(1, 2), size=(16, 8)).transpose(1, 2),
+        16,
+        2,
+    ),
     "arange": (lambda x: x * torch.arange(16.0, dtype=x.dtype)[:, None, None], 16, 2),
 }
 

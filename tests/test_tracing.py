@@ -186,7 +186,7 @@ def test_model_is_left_as_it_was(fail: bool) -> None:
     modes = {name: m.training for name, m in model.named_modules()}
     rng, python_rng = torch.get_rng_state(), random.getstate()
     if fail:
-        with pytest.raises(PrunerError, match="example input 0.*RuntimeError: no training today"):
+        with pytest.raises(PrunerError, match=r"example input 0.*RuntimeError: no training today"):
             trace_graph(model, IMAGE)
     else:
         trace_graph(model, IMAGE)
@@ -502,7 +502,7 @@ def test_replay_reports_another_path() -> None:
 
 
 def test_forward_that_raises() -> None:
-    with pytest.raises(PrunerError, match="example input 1.*RuntimeError"):
+    with pytest.raises(PrunerError, match=r"example input 1.*RuntimeError"):
         trace_graph(Small(), [IMAGE, torch.randn(2, 4, 8, 8)])
 
 
