@@ -16,20 +16,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pruners.analysis import analyse, positional_examples
 from pruners.channel_graph import ChannelGraph, Kept, Units
-from pruners.dependencies import declared_graph
 from pruners.errors import PrunerError
 from pruners.given import check_given, hooked
 from pruners.loading import import_source
 from pruners.methods import Budget, Target, kept_after, select
 from pruners.model_writers import Writer
 from pruners.origin import is_library
+from pruners.replay import restricted
 from pruners.report import Report, header, manifest, report_on
 from pruners.scoring import measure_named, score_units
 from pruners.store import manifest_text, publish, save_bytes
+from pruners.tracing import Trace, map_tensors, unwrapped
 from pruners.verify import Case, Outcome, expected_outputs, require, tolerance_for, verify
 from pruners.weight_transfer import slim_instance, transfer
 
@@ -46,6 +49,7 @@ class Options:
     round_to: int = 1
     ignore: tuple[str, ...] = ()
     seed: int = 0
+    exact_only: bool = False
 
     def budget(self) -> Budget:
         return Budget(self.prune_pct, self.target, self.min_filters, self.round_to)
@@ -73,7 +77,8 @@ class BasicPruning:
 
     Args:
         model: the network; it is not changed.
-        example_inputs: one tensor, or all positional inputs; the first dimension is the batch.
+        example_inputs: one tensor, a tuple of positional inputs, a dict of named ones, or a list
+            of several of these; the first dimension is the batch.
         fileName, netName: for this network alone, instead of the class's.
 
     Raises:
@@ -86,17 +91,17 @@ class BasicPruning:
     def __init__(
         self,
         model: nn.Module,
-        example_inputs: Tensor | Sequence[Any],
+        example_inputs: Any,
         options: Options,
         *,
         fileName: str = "",
         netName: str = "",
     ) -> None:
+        model = unwrapped(model)
         check_given(model)
         self.model = model
-        self.example_inputs = (
-            (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-        )
+        self.examples = positional_examples(model, example_inputs)
+        self.example_inputs = self.examples[0]
         self.options = options
         self.netName = netName or self.netName or type(model).__name__
         percent = f"{options.prune_pct:g}".replace(".", "_").replace("-", "_")
@@ -108,15 +113,19 @@ class BasicPruning:
         """Graph, scores and selection; source, weights and verification follow on request."""
         options, budget = self.options, self.options.budget()
         measure = measure_named(options.measure)
-        graph = self.graph()
+        trace = self.analysis()
+        graph = trace.graph
         units = graph.units()
         scores = score_units(self.model, graph, units, measure)
         kept = kept_after(graph, units, select(graph, units, scores, budget, options.method))
-        return PruningResult(self, graph, units, kept)
+        return PruningResult(self, trace, units, kept)
 
-    def graph(self) -> ChannelGraph:
-        """Which channels must go together."""
-        return declared_graph(self.model, self.example_inputs, self.options.ignore)
+    def analysis(self) -> Trace:
+        """Which channels must go together, and the runs that showed it."""
+        options = self.options
+        return analyse(
+            self.model, self.examples, ignore=options.ignore, exact_only=options.exact_only
+        )
 
 
 class PruningResult:
@@ -128,14 +137,27 @@ class PruningResult:
         state_dict: the surviving weights.
     """
 
-    def __init__(
-        self, pruning: BasicPruning, graph: ChannelGraph, units: Units, kept: Kept
-    ) -> None:
+    def __init__(self, pruning: BasicPruning, trace: Trace, units: Units, kept: Kept) -> None:
         self.pruning = pruning
-        self.graph = graph
+        self.trace = trace
         self.units = units
         self.kept = kept
         self.state_dict: dict[str, Tensor] = transfer(pruning.model, kept)
+
+    @property
+    def graph(self) -> ChannelGraph:
+        """Which channels go together."""
+        return self.trace.graph
+
+    @cached_property
+    def counted(self) -> tuple[str, ...]:
+        """The operators whose result depends on how many of the pruned channels there are."""
+        gone = np.ones(self.units.count, dtype=bool)
+        for axis in self.units.axes:
+            gone[self.units.of(axis)[self.kept[axis.tensor][axis.dim]]] = False
+        places = self.units.renormalised.items()
+        groups = set(self.units.group_of[gone])
+        return tuple(sorted({why for unit, why in places if self.units.group_of[unit] in groups}))
 
     @cached_property
     def slim(self) -> nn.Module:
@@ -221,28 +243,43 @@ class PruningResult:
         path = publish(weights_dir, f"{stem}_pruned", content, others)
         return Saved(out / f"{stem}.py", out / f"{stem}.json", path, outcome)
 
-    def case(self) -> Case:
-        """What a fresh process needs to verify this network."""
+    def case(self, example: int = 0) -> Case:
+        """What a fresh process needs to verify this network on one of the example inputs.
+
+        The oracle is the masked original; where operators count the pruned channels, it is the
+        original with these operators restricted to the channels that stay.
+        """
         model, pruning = self.pruning.model, self.pruning
+        inputs = pruning.examples[example]
         floating = [t.dtype for t in self.state_dict.values() if t.is_floating_point()]
+        if self.counted:
+            tape = next(t for t in self.trace.tapes if t.example == example and not t.training)
+            expected = restricted(model, self.trace, self.kept, tape)
+        else:
+            expected = expected_outputs(model, self.kept, inputs)
         return Case(
             name=pruning.fileName,
             source=self.source,
             factory=self.writer.factory,
             weights=save_bytes(self.state_dict),
             weights_name="weights.pth",
-            inputs=tuple(x.cpu() if isinstance(x, Tensor) else x for x in pruning.example_inputs),
-            expected=expected_outputs(model, self.kept, pruning.example_inputs),
+            inputs=map_tensors(inputs, Tensor.cpu),
+            expected=map_tensors(expected, Tensor.cpu),
             keys=tuple(model.state_dict()),
             tolerance=tolerance_for(floating[0] if floating else torch.float32),
             forbidden=_home_of(model),
+            oracle="sliced" if self.counted else "masked",
         )
 
     def verified(self) -> Outcome:
-        """Compare with the masked original in a fresh process; else VerificationError."""
-        outcomes = verify([self.case()])
+        """Compare with the oracle in a fresh process, on every example; the largest difference.
+
+        Raises:
+            VerificationError: the two are not equal.
+        """
+        outcomes = verify([self.case(i) for i in range(len(self.pruning.examples))])
         require(outcomes)
-        return outcomes[0]
+        return max(outcomes, key=lambda outcome: outcome.error)
 
     @cached_property
     def writer(self) -> Writer:
@@ -273,7 +310,7 @@ def _home_of(model: nn.Module) -> tuple[str, ...]:
 
 def prune(
     model: nn.Module,
-    example_inputs: Tensor | Sequence[Any],
+    example_inputs: Any,
     prune_pct: float = 50,
     *,
     target: Target = "params",
@@ -284,6 +321,7 @@ def prune(
     ignore: Sequence[str] = (),
     name: str | None = None,
     seed: int = 0,
+    exact_only: bool = False,
 ) -> PruningResult:
     """Remove whole channels from a network.
 
@@ -293,8 +331,9 @@ def prune(
 
     Args:
         model: the network, in float32 or float64; it is not changed.
-        example_inputs: one tensor, or all positional inputs of the network's forward; the first
-            dimension is the batch.
+        example_inputs: one tensor, a tuple of positional inputs of the network's forward, a dict
+            of named ones, or a list of several of these (they are analysed together, for forwards
+            that branch on their input); the first dimension is the batch.
         prune_pct: percent of the target to remove, 0 <= prune_pct < 100; overshot by less than one
             unit (more with `round_to`).
         target: what is counted: "params", "macs" or "channels".
@@ -305,12 +344,14 @@ def prune(
         ignore: globs over module paths (`"layer3.*"`); the outputs of these layers stay.
         name: stem of the generated files; by default the class's name and the percentage.
         seed: recorded, and used by measures that draw random numbers.
+        exact_only: keep the channels under operators that depend on how many there are (layer
+            norm, say), for which the masked original is no oracle.
 
     Raises:
         PrunerError: bad options, or a network that cannot be analysed; the message says what
             was expected.
     """
     options = Options(
-        prune_pct, target, measure, method, min_filters, round_to, tuple(ignore), seed
+        prune_pct, target, measure, method, min_filters, round_to, tuple(ignore), seed, exact_only
     )
     return BasicPruning(model, example_inputs, options, fileName=name or "").run()

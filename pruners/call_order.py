@@ -11,7 +11,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 
 from torch import nn
 
@@ -42,7 +42,7 @@ def _is_container(module: nn.Module) -> bool:
     return isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _called_names(cls: Callable[..., nn.Module]) -> list[str]:
     """Names N of all calls `self.N(...)` that forward makes, in the order of evaluation."""
     calls = _Calls()

@@ -176,6 +176,10 @@ class ChannelGraph:
         where = np.arange(self.size(axis)) if positions is None else positions
         self._renormalised.append((axis, where, because))
 
+    def renormalisations(self) -> list[tuple[Axis, Indices, str]]:
+        """All that `renormalise` was told."""
+        return list(self._renormalised)
+
     def outputs(self) -> list[Axis]:
         """The axes that hold the output channels (rows) of a weight, sorted."""
         return sorted(a for a, role in self.graph.nodes(data="role") if role == "out")

@@ -70,7 +70,7 @@ class Block:
         has = ", ".join(p.removeprefix(f"{self.path}.") for p in convolutions) or "none"
         named = {_join(self.path, name): name for name in spec.convs}
         for path, name in named.items():
-            if path not in convolutions and not _is_absent(self.module, name):
+            if path not in convolutions and not absent(self.module, name):
                 what = "which is no convolution" if path in layers else "which the block lacks"
                 raise PrunerError(
                     f"{where} names '{name}' in convs, {what}; its convolutions are: {has}"
@@ -432,24 +432,30 @@ def declared_graph(
                 graph.add(columns, role="in")
     for path in sorted(match_layers(ignore, weighted)):
         graph.freeze(weight_axes(path, weighted[path])[0], "--ignore")
-    for path in _skipped(model, weighted):
+    for path in skipped_layers(model, weighted):
         graph.freeze(weight_axes(path, weighted[path])[0], "@skip")
     return graph
 
 
-def _skipped(model: nn.Module, weighted: Mapping[str, nn.Module]) -> Iterable[str]:
-    """The layers that @skip decorators name."""
+def skipped_layers(model: nn.Module, weighted: Mapping[str, nn.Module]) -> list[str]:
+    """The layers that @skip decorators name.
+
+    Raises:
+        PrunerError: one of them is no convolution or Linear of its class.
+    """
+    layers = []
     for path, module in model.named_modules():
+        prefix = f"{path}." if path else ""
         for name in skipped_convs(module):
-            layer = _join(path, name)
-            if layer not in weighted and not _is_absent(module, name):
-                has = ", ".join(p.removeprefix(f"{path}.") for p in weighted if p.startswith(path))
+            if prefix + name in weighted:
+                layers.append(prefix + name)
+            elif not absent(module, name):
+                has = ", ".join(p.removeprefix(prefix) for p in weighted if p.startswith(prefix))
                 raise PrunerError(
                     f"{path or 'the network'} ({type(module).__name__}): @skip names '{name}', "
                     f"which is no convolution or Linear of it; it has: {has or 'none'}"
                 )
-            if layer in weighted:
-                yield layer
+    return layers
 
 
 def find_blocks(model: nn.Module) -> dict[str, Block]:
@@ -499,7 +505,7 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _is_absent(module: nn.Module, name: str) -> bool:
+def absent(module: nn.Module, name: str) -> bool:
     """Whether the name is there for a layer that this instance does without: None, or empty."""
     value: Any = module
     for part in name.split("."):

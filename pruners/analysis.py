@@ -1,0 +1,183 @@
+"""Both ways to the channel graph, and what they must agree on.
+
+The trace finds the couplings of any network by watching it run; the calculators of decorated
+blocks find theirs from the names in the decorators. The graph that is used comes from the trace;
+what a decorator says of its block is held against it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import nn
+
+from pruners.blocks import block_type
+from pruners.channel_graph import Axis, ChannelGraph, Coupling, Indices, Units, match_layers
+from pruners.dependencies import Block, declared_graph, find_blocks, meet, skipped_layers
+from pruners.errors import PrunerError
+from pruners.layers import is_weighted, weight_axes
+from pruners.replay import freeze_what_breaks
+from pruners.tracing import Trace, examples_of, trace
+
+
+def analyse(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    ignore: Sequence[str] = (),
+    exact_only: bool = False,
+) -> Trace:
+    """The channel graph of any network, and the runs that it was found in.
+
+    Args:
+        model: left exactly as it was.
+        example_inputs: one tensor, a tuple of positional inputs, a dict, or a list of several.
+        ignore: globs over module paths; the output channels of matching layers stay.
+        exact_only: freeze the groups under operators that count channels (layer norm, say), for
+            which only the restricted network, not the masked one, is an oracle.
+
+    Raises:
+        PrunerError: a decorator names a wrong or missing layer, or says something of its block
+            that the block does not do; a glob matches no layer.
+        UnsupportedNetworkError: the forward raised on an example input.
+    """
+    blocks = [block for block in find_blocks(model).values() if block.spec.decorator]
+    for block in blocks:
+        block.check()
+    found = trace(model, example_inputs, last_word=False)
+    graph = found.graph
+    graph.parameters = frozenset(name for name, _ in model.named_parameters())
+    weighted = {path: m for path, m in model.named_modules() if is_weighted(m)}
+    for path in sorted(match_layers(ignore, weighted)):
+        graph.freeze(weight_axes(path, weighted[path])[0], "--ignore")
+    for path in skipped_layers(model, weighted):
+        graph.freeze(weight_axes(path, weighted[path])[0], "@skip")
+    if exact_only:
+        for axis, positions, because in graph.renormalisations():
+            graph.freeze(axis, f"--exact-only: {because} counts channels", positions)
+    if blocks:
+        units = graph.units()
+        for block in blocks:
+            check_against_trace(block, graph, units)
+    freeze_what_breaks(model, found, rewritable=False)
+    return found
+
+
+def positional_examples(model: nn.Module, example_inputs: Any) -> list[tuple[Any, ...]]:
+    """Every example as the positional arguments of forward.
+
+    Raises:
+        PrunerError: a named input can only be given by name.
+    """
+    examples = []
+    for args, kwargs in examples_of(model, example_inputs):
+        bound = inspect.signature(model.forward).bind(*args, **kwargs)
+        if bound.kwargs:
+            raise PrunerError(
+                f"example input {', '.join(bound.kwargs)}: {type(model).__name__}.forward takes it "
+                f"by name only; expected arguments that can be given by position"
+            )
+        examples.append(bound.args)
+    return examples
+
+
+def check_against_trace(block: Block, graph: ChannelGraph, units: Units) -> None:
+    """Raises PrunerError where a decorator ties channels of its block that run independently.
+
+    The message has both answers side by side.
+    """
+    calculator = block_type(block.spec.lType).calculator
+    assert calculator is not None
+    interface = calculator.interface(block)
+    couplings = list(calculator.internal(block))
+    for read in interface.reads:
+        first = interface.reads[0]
+        if read.groups == first.groups == 1 and not (read.spread or first.spread):
+            couplings += meet((first.axis,), read, graph.size, block.path)
+    for coupling in couplings:
+        if coupling.a not in graph.graph or coupling.b not in graph.graph:
+            continue
+        here = units.of(coupling.a)[coupling.left]
+        there = units.of(coupling.b)[coupling.right]
+        apart = (here != there) & ~(units.frozen[here] & units.frozen[there])
+        if apart.any():
+            i = int(np.flatnonzero(apart)[0])
+            raise PrunerError(_both_answers(block, graph, units, coupling, i))
+
+
+def _both_answers(
+    block: Block, graph: ChannelGraph, units: Units, coupling: Coupling, i: int
+) -> str:
+    spec = block.spec
+    position, other = int(coupling.left[i]), int(coupling.right[i])
+    mates = _axes_of_unit(units, int(units.of(coupling.a)[position]))
+    return (
+        f"{block.path} ({type(block.module).__name__}): @{spec.decorator}(convs={list(spec.convs)}) "
+        f"says that channel {position} of {coupling.a} goes with channel {other} of {coupling.b}, "
+        f"but running the block shows that it goes with {', '.join(mates[:4]) or 'nothing'}; "
+        f"correct the decorator, or leave it out"
+    )
+
+
+def _axes_of_unit(units: Units, unit: int) -> list[str]:
+    atoms = np.flatnonzero(units.unit_of == unit)
+    return sorted({str(units.axes[i]) for i in units.axis_of_atom()[atoms]})
+
+
+def compare_sources(
+    model: nn.Module, example_inputs: Sequence[Any]
+) -> tuple[ChannelGraph, ChannelGraph, list[str]]:
+    """Declared graph, traced graph, and the differences between their units, a line each.
+
+    For a network that is a chain of decorated blocks and layers.
+    """
+    declared = declared_graph(model, example_inputs)
+    traced = trace(model, tuple(example_inputs), last_word=False).graph
+    return declared, traced, differences(declared.units(), traced.units())
+
+
+def differences(declared: Units, traced: Units) -> list[str]:
+    """Where two partitions of the same atoms into units differ, a line an axis."""
+    lines = []
+    only_one = set(declared.axes) ^ set(traced.axes)
+    for axis in sorted(only_one):
+        who, units = ("declared", declared) if axis in declared.axes else ("traced", traced)
+        if not units.frozen[units.of(axis)].all():
+            lines.append(f"{axis}: only {who}")
+    shared = [axis for axis in declared.axes if axis not in only_one]
+    if not shared:
+        return lines
+    a = np.concatenate([_live(declared, axis) for axis in shared])
+    b = np.concatenate([_live(traced, axis) for axis in shared])
+    of_axis = np.repeat(np.arange(len(shared)), [len(declared.of(axis)) for axis in shared])
+    joined = _joined(a, b)
+    # Two partitions are the same where joining them merges nothing.
+    for i in np.unique(of_axis[_merged(a, joined) | _merged(b, joined)]):
+        lines.append(f"{shared[i]}: declared and traced units differ")
+    return lines
+
+
+def _live(units: Units, axis: Axis) -> Indices:
+    """The units of an axis, all frozen ones as one."""
+    of_axis = units.of(axis)
+    return np.where(units.frozen[of_axis], -1, of_axis)
+
+
+def _joined(a: Indices, b: Indices) -> Indices:
+    _, left = np.unique(a, return_inverse=True)
+    _, right = np.unique(b, return_inverse=True)
+    count = left.max() + right.max() + 2
+    edges = coo_array((np.ones(len(a)), (left, right + left.max() + 1)), (count, count))
+    return connected_components(edges, directed=False)[1][left].astype(np.int64)
+
+
+def _merged(part: Indices, joined: Indices) -> Any:
+    """Shape (atoms,): whether the atom's class was joined with another class of its partition."""
+    pairs = np.unique(np.stack([joined, part], 1), axis=0)
+    classes, counts = np.unique(pairs[:, 0], return_counts=True)
+    return np.isin(joined, classes[counts > 1])
