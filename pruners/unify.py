@@ -249,7 +249,8 @@ class _Sheet:
         column = self.columns[i]
         present = list(column.values.values())
         if column.flag:
-            default: Expr | None = Literal(False)
+            on = sum(value == Literal(True) for value in present)
+            default: Expr | None = Literal(2 * on > self.count)
         elif len(column.values) < self.count and column.width:
             # Where the part is missing nothing reads it: the width that comes in passes through.
             full = next((c for c in self.columns if c.width and len(c.values) == self.count), None)
@@ -292,7 +293,7 @@ class _Sheet:
                 give(first.owner, first.argument)
             lasts = [c for c in self.columns if c.width and c.argument.startswith("out_")]
             main = [c for c in lasts if len(c.values) == self.count] or lasts
-            if main and main[-1].owner not in names:
+            if main and main[-1].owner not in names and not self._has_siblings(main[-1], main):
                 give(main[-1].owner, main[-1].argument)
         middle = [i for i in widths if i not in names]
         for i in middle:
@@ -317,6 +318,16 @@ class _Sheet:
             long = "_".join(column.path)
             give(i, *([column.argument] if same[0] == i else []), long)
         return names
+
+    def _has_siblings(self, last: _Column, makers: Sequence[_Column]) -> bool:
+        """Whether a layer beside the last one reads the same, so that what goes out is of both."""
+        reads = {
+            c.path[:-1]: c.owner for c in self.columns if c.width and c.argument.startswith("in_")
+        }
+        source = reads.get(last.path[:-1])
+        return source is not None and any(
+            reads.get(c.path[:-1]) == source and c.owner not in (last.owner, source) for c in makers
+        )
 
     @staticmethod
     def _value(column: _Column, parameters: Mapping[int, Parameter]) -> Expr:

@@ -6,6 +6,7 @@ parameters, a row of the one and a column of the other; 8 parameters in all.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ def chain(*widths: int) -> ChannelGraph:
     """Convolutions 1x1 without bias, `widths[i] -> widths[i + 1]`; both ends are frozen."""
     shapes = {
         f"conv{i + 1}.weight": (out, into, 1, 1)
-        for i, (into, out) in enumerate(zip(widths, widths[1:], strict=False))
+        for i, (into, out) in enumerate(pairwise(widths))
     }
     graph = ChannelGraph(shapes)
     names = list(shapes)
