@@ -51,7 +51,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 def main() -> None:
     table = Table(title=f"seconds, median of {REPEATS} alternating runs")
-    for column in ("network", "this project", f"torch-pruning {version("torch-pruning")}", "ratio"):
+    for column in ("network", "this project", f"torch-pruning {version('torch-pruning')}", "ratio"):
         table.add_column(column, justify="left" if column == "network" else "right")
     ratios = []
     for name in NETWORKS:

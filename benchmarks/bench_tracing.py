@@ -24,8 +24,7 @@ import torchvision
 from torch import Tensor, nn
 
 from pruners.channel_graph import Axis, kept_of
-from pruners.replay import slice_tensor
-from pruners.tracing import trace_graph
+from pruners.replay import slice_tensor, trace_graph
 
 NETWORKS = tuple(
     "alexnet vgg11_bn vgg16 resnet18 resnet34 resnet50 resnet101 resnext50_32x4d"

@@ -21,8 +21,8 @@ from pruners.channel_graph import Axis, ChannelGraph, Coupling, Indices, Units, 
 from pruners.dependencies import Block, declared_graph, find_blocks, meet, skipped_layers
 from pruners.errors import PrunerError
 from pruners.layers import is_weighted, weight_axes
-from pruners.replay import freeze_what_breaks
-from pruners.tracing import Trace, examples_of, trace
+from pruners.replay import freeze_what_breaks, trace
+from pruners.tracing import Trace, examples_of, watch
 
 
 def analyse(
@@ -49,7 +49,7 @@ def analyse(
     blocks = [block for block in find_blocks(model).values() if block.spec.decorator]
     for block in blocks:
         block.check()
-    found = trace(model, example_inputs, last_word=False)
+    found = watch(model, example_inputs)
     graph = found.graph
     graph.parameters = frozenset(name for name, _ in model.named_parameters())
     weighted = {path: m for path, m in model.named_modules() if is_weighted(m)}
@@ -113,14 +113,13 @@ def check_against_trace(block: Block, graph: ChannelGraph, units: Units) -> None
 def _both_answers(
     block: Block, graph: ChannelGraph, units: Units, coupling: Coupling, i: int
 ) -> str:
-    spec = block.spec
     position, other = int(coupling.left[i]), int(coupling.right[i])
     mates = _axes_of_unit(units, int(units.of(coupling.a)[position]))
     return (
-        f"{block.path} ({type(block.module).__name__}): @{spec.decorator}(convs={list(spec.convs)}) "
-        f"says that channel {position} of {coupling.a} goes with channel {other} of {coupling.b}, "
-        f"but running the block shows that it goes with {', '.join(mates[:4]) or 'nothing'}; "
-        f"correct the decorator, or leave it out"
+        f"{block.path} ({type(block.module).__name__}): @{block.spec.decorator} says that channel "
+        f"{position} of {coupling.a} goes with channel {other} of {coupling.b}, but running the "
+        f"block shows that it goes with {', '.join(mates[:4]) or 'nothing'}; correct the "
+        f"decorator, or leave it out"
     )
 
 
@@ -137,7 +136,7 @@ def compare_sources(
     For a network that is a chain of decorated blocks and layers.
     """
     declared = declared_graph(model, example_inputs)
-    traced = trace(model, tuple(example_inputs), last_word=False).graph
+    traced = trace(model, tuple(example_inputs)).graph
     return declared, traced, differences(declared.units(), traced.units())
 
 
@@ -173,7 +172,8 @@ def _joined(a: Indices, b: Indices) -> Indices:
     _, right = np.unique(b, return_inverse=True)
     count = left.max() + right.max() + 2
     edges = coo_array((np.ones(len(a)), (left, right + left.max() + 1)), (count, count))
-    return connected_components(edges, directed=False)[1][left].astype(np.int64)
+    joined: Indices = connected_components(edges, directed=False)[1][left].astype(np.int64)
+    return joined
 
 
 def _merged(part: Indices, joined: Indices) -> Any:

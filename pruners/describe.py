@@ -46,13 +46,16 @@ def nn_reference(cls: type) -> Reference:
     return Reference(f"nn.{cls.__name__}", NN)
 
 
-def write_layer(layer: nn.Module) -> Call:
+def write_layer(layer: nn.Module, base: type[nn.Module] | None = None) -> Call:
     """Any layer of torch.nn without children.
+
+    Args:
+        base: the class of torch.nn that builds it, for a layer of a class derived from it.
 
     Raises:
         WriterError: an argument of its constructor cannot be told from its attributes.
     """
-    cls = type(layer)
+    cls = base or type(layer)
     arguments = []
     for name, parameter in _parameters(cls).items():  # type: ignore[arg-type]
         value = Literal(_simplest(layer, name, _value_of(layer, name, parameter)), name in WIDTHS)
@@ -131,6 +134,11 @@ def _value_of(layer: nn.Module, name: str, parameter: inspect.Parameter) -> Any:
         return parameter.default if idle and isinstance(layer, _NORMS) else layer.bias is not None
     if name == "init" and isinstance(layer, nn.PReLU):
         return 0.25  # only a start value, which the weights overwrite
+    if isinstance(layer, nn.MultiheadAttention):
+        if name in ("bias", "add_bias_kv"):
+            return (layer.in_proj_bias if name == "bias" else layer.bias_k) is not None
+        if name in ("kdim", "vdim") and getattr(layer, name) == layer.embed_dim:
+            return None  # the default
     if name == "_weight":
         return None
     if isinstance(layer, _NormBase) and name == "track_running_stats":

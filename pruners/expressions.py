@@ -100,6 +100,9 @@ Expr = Reference | Literal | Variable | Call | Display | Dictionary | Either
 
 NONE = Literal(None)
 
+SUPER = "super().__init__"
+"""The name under which a class derived from a layer of torch records how that layer is built."""
+
 
 @dataclass(slots=True)
 class Imports:
@@ -176,6 +179,8 @@ _SCALARS = (type(None), bool, int, float, str, bytes, torch.dtype, torch.device)
 
 
 def _reference(name: str, statement: str, imports: Imports) -> cst.BaseExpression:
+    if name == SUPER:
+        return cst.parse_expression(SUPER)
     if statement:
         imports.need(name.split(".")[0], statement)
     return dotted(name)

@@ -23,6 +23,7 @@ from pruners.blocks import BLOCK_TYPES, block_spec, register_writer
 from pruners.errors import WriterError
 from pruners.expressions import (
     NONE,
+    SUPER,
     Argument,
     Call,
     Either,
@@ -42,6 +43,7 @@ _HERE = Path(__file__).parent
 # An installed package holds the templates; in a checkout they lie beside it.
 TEMPLATES = next(p for p in (_HERE / "templates", _HERE.parent / "templates") if p.is_dir())
 
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _MODULE_INTERNALS = frozenset(nn.Module().__dict__)
 # Methods that torch itself calls, whether or not the forward does.
 _CALLED_BY_TORCH = frozenset(
@@ -209,6 +211,8 @@ class _ClassPlan:
         self.cls = cls
         self.paths = [path for path, _ in instances]
         self.instances = [module for _, module in instances]
+        torch_classes = (c for c in cls.__mro__ if c.__module__.startswith("torch."))
+        self.base = next(c for c in torch_classes if issubclass(c, nn.Module))
         self._children = {name for module in self.instances for name in module._modules}
         self.source = origin.module_source(cls.__module__)
         self.node = self.source.class_node(cls)
@@ -228,7 +232,13 @@ class _ClassPlan:
 
     def call(self, path: str) -> Call:
         """How the instance at this path is built."""
-        arguments = self.constructor.arguments(self.paths.index(path))
+        index = self.paths.index(path)
+        arguments = self.constructor.arguments(index)
+        if self.holds_layers:
+            layers = self._layers(path, self.instances[index])
+            named = tuple(replace(a, positional=False) for a in arguments)
+            layers = replace(layers, function=Reference(self.cls.__name__), table=True)
+            return replace(layers, arguments=layers.arguments + named)
         return Call(Reference(self.cls.__name__), arguments)
 
     # -- what is kept of the source
@@ -363,10 +373,14 @@ class _ClassPlan:
         if custom is not None:
             return dict(custom(module))
         record: dict[str, Expr] = {}
+        of_base: set[str] = set()
+        if self.base is not nn.Module:
+            made, of_base = self._made_by_base(path, module)
+            record.update(made)
         for name, value in module.__dict__.items():
             # A child that only some instances have takes its place from those.
             absent = value is None and name in self._children
-            if name in _MODULE_INTERNALS or absent:
+            if name in _MODULE_INTERNALS or absent or name in of_base:
                 continue
             free = None if path else self.writer._free.get(("", name))
             if name in self.own_reads:
@@ -374,12 +388,52 @@ class _ClassPlan:
             elif name in self.writer.read_of_others and is_writable(value):
                 record[name] = free or Literal(value)
         for name, parameter in module._parameters.items():
-            record[name] = self._parameter(path, name, parameter)
+            if name not in of_base:
+                record[name] = self._parameter(path, name, parameter)
         for name, buffer in module._buffers.items():
-            record[name] = self._buffer(path, name, buffer, module)
+            if name not in of_base:
+                record[name] = self._buffer(path, name, buffer, module)
         for name, child in module._modules.items():
-            record[name] = self.writer._child(f"{path}.{name}" if path else name, child)
+            if name not in of_base:
+                record[name] = self.writer._child(f"{path}.{name}" if path else name, child)
         return record
+
+    @property
+    def holds_layers(self) -> bool:
+        """Whether the class derives from a container of torch and gets its layers handed in.
+
+        A network that is a container itself builds its layers: it takes no arguments.
+        """
+        return issubclass(self.base, _CONTAINERS) and self.instances != [self.writer.network]
+
+    def _made_by_base(self, path: str, module: nn.Module) -> tuple[dict[str, Expr], set[str]]:
+        """How the layer of torch that the class derives from is built, and what it then has."""
+        if self.holds_layers:
+            return {}, set(module._modules)
+        if issubclass(self.base, _CONTAINERS):
+            if all(name.isidentifier() for name in module._modules):
+                return {}, set()  # its layers are attributes
+            call = self._layers(path, module)
+            return {SUPER: replace(call, function=Reference(SUPER))}, set(module._modules)
+        call = describe.write_layer(module, self.base)
+        has = {*module._parameters, *module._buffers, *module._modules, *module.__dict__}
+        made = replace(call, function=Reference(SUPER))
+        return {SUPER: made}, has - self._assigned_in_source()
+
+    def _layers(self, path: str, module: nn.Module) -> Call:
+        children = {
+            name: self.writer._child(f"{path}.{name}" if path else name, child)
+            for name, child in module._modules.items()
+        }
+        return describe.write_container(module, children)
+
+    def _assigned_in_source(self) -> set[str]:
+        """The attributes that the class's own `__init__`s give to `self`."""
+        return {
+            name
+            for node, _ in self.inits
+            for name in origin.attributes_assigned(origin.code_of(node))
+        }
 
     def _plain(self, path: str, name: str, value: Any) -> Expr:
         if is_writable(value):
@@ -567,8 +621,7 @@ class _Definitions:
     # -- one class
 
     def _class(self, plan: _ClassPlan) -> cst.ClassDef:
-        base = next(c for c in plan.cls.__mro__ if c.__module__.startswith("torch."))
-        reference = to_code(describe.nn_reference(base), self.writer.imports)
+        reference = to_code(describe.nn_reference(plan.base), self.writer.imports)
         body: list[cst.BaseStatement] = []
         first = plan.node.body.body[0]
         if _is_docstring(first):
@@ -628,24 +681,29 @@ class _Definitions:
         comments: dict[str, list[cst.EmptyLine]] = {}
         for original, _ in plan.inits:
             comments = initialisation.comments_before(original) | comments
-        network = self.writer.network
-        # A network that is a Sequential itself hands its layers to the Sequential's __init__.
-        inside = network._modules if plan.instances == [network] and _is_sequential(network) else {}
-        children = {n: e for n, e in constructor.body.items() if n in inside}
-        body: list[cst.BaseStatement] = [_super_init(network, children, self.writer.imports)]
+        made = constructor.body.get(SUPER, Call(Reference(SUPER)))
+        body: list[cst.BaseStatement] = self._assignment(SUPER, made)
+        signature = cst.Parameters(params)
+        if plan.holds_layers:
+            body = [cst.parse_statement("super().__init__(*layers)")]
+            layers = cst.Param(
+                cst.Name("layers"), annotation=cst.Annotation(cst.parse_expression("nn.Module"))
+            )
+            signature = cst.Parameters(params[:1], star_arg=layers, kwonly_params=params[1:])
+            self.writer.imports.need("nn", describe.NN)
         for name, expr in constructor.body.items():
-            if name in children:
+            if name == SUPER:
                 continue
             statements = self._assignment(name, expr)
             if name in comments:
                 statements[0] = statements[0].with_changes(leading_lines=comments[name])
             body += statements
         body += [statement for statement, _ in plan.init_statements]
-        if len(body) == 1 and not children:
+        if len(body) == 1 and SUPER not in constructor.body:
             return None
         return cst.FunctionDef(
             name=cst.Name("__init__"),
-            params=cst.Parameters(params),
+            params=signature,
             body=cst.IndentedBlock(body),
             returns=cst.Annotation(cst.Name("None")),
             leading_lines=[cst.EmptyLine()],
@@ -667,7 +725,7 @@ class _Definitions:
 
     def _assignment(self, name: str, expr: Expr) -> list[cst.BaseStatement]:
         imports = self.writer.imports
-        if isinstance(expr, Call) and expr.function.name.startswith("self."):
+        if isinstance(expr, Call) and expr.function.name.startswith(("self.", "super()")):
             return [cst.SimpleStatementLine([cst.Expr(to_code(expr, imports))])]
         target = cst.AssignTarget(
             cst.Attribute(cst.Name("self"), cst.Name(checked_identifier(name)))
@@ -697,21 +755,6 @@ def _closure(start: Iterable[str], reads: Mapping[str, set[str]]) -> set[str]:
             seen.add(name)
             pending.extend(reads[name])
     return seen
-
-
-def _is_sequential(network: nn.Module) -> bool:
-    return isinstance(network, nn.Sequential) and describe.is_container(network)
-
-
-def _super_init(
-    network: nn.Module, children: Mapping[str, Expr], imports: Imports
-) -> cst.SimpleStatementLine:
-    """`super().__init__()`, with the layers of a Sequential."""
-    call = cst.ensure_type(cst.parse_expression("super().__init__()"), cst.Call)
-    if children:
-        made = to_code(describe.write_container(network, dict(children)), imports)
-        call = call.with_changes(args=cst.ensure_type(made, cst.Call).args)
-    return cst.SimpleStatementLine([cst.Expr(call)])
 
 
 def _is_static(methods: Sequence[cst.FunctionDef]) -> bool:

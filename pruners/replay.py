@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from pruners import operators
-from pruners.channel_graph import Indices, Kept, Units, kept_of
+from pruners.channel_graph import ChannelGraph, Indices, Kept, Units, kept_of
 from pruners.operators import Labels, Layer, Rule
 from pruners.tracing import (
     BoolMask,
@@ -36,13 +36,42 @@ from pruners.tracing import (
     Tape,
     Trace,
     Watch,
+    by_axis,
     inputs_of,
     map_tensors,
     name_of,
     state_tensors,
     swap_tensors,
     untouched,
+    unwrapped,
+    watch,
 )
+
+
+def trace_graph(
+    model: nn.Module, example_inputs: Any, *, rewritable: bool = False, last_word: bool = True
+) -> ChannelGraph:
+    """The channel graph of a network, found by running it on `example_inputs`.
+
+    Args:
+        model: left exactly as it was.
+        example_inputs: a tensor, a tuple of positional arguments, a dict (of keyword arguments
+            if the forward has such parameters, else one argument), or a list of several of these.
+        rewritable: widths that are written as numbers in a forward (`x.view(-1, 256 * 6 * 6)`)
+            can be changed later. If not, the groups that need it are frozen.
+        last_word: run the sliced network on meta tensors and freeze what does not fit.
+    """
+    return trace(model, example_inputs, rewritable=rewritable, last_word=last_word).graph
+
+
+def trace(
+    model: nn.Module, example_inputs: Any, *, rewritable: bool = False, last_word: bool = True
+) -> Trace:
+    """As `trace_graph`, with the runs themselves."""
+    found = watch(model, example_inputs, rewritable=rewritable)
+    if last_word:
+        freeze_what_breaks(unwrapped(model), found, rewritable=rewritable)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -633,8 +662,6 @@ def _freeze_at(trace: Trace, units: Units, problem: _Problem) -> bool:
 
 def _freeze(trace: Trace, units: Units, ids: Indices, because: str) -> bool:
     before = units.frozen
-    from pruners.tracing import by_axis
-
     known = set(units.axes)
     found = False
     for axis, positions in by_axis(trace, ids):

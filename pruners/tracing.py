@@ -5,7 +5,7 @@ arithmetic is done and no weight is copied. Beside every activation travel integ
 (`operators.py`), and every operator that the network calls couples, freezes or moves labels.
 What comes out is a `ChannelGraph`:
 
-    graph = trace_graph(model, torch.randn(1, 3, 224, 224))
+    graph = trace_graph(model, torch.randn(1, 3, 224, 224))  # in pruners.replay
 
 The run sees operators before autograd takes them apart (`inference_mode`): `linear`, `chunk` and
 `batch_norm` arrive whole. Composite operators without a rule are taken apart until rules apply;
@@ -85,26 +85,11 @@ class Trace:
     """Shape (atoms + 1,): for every atom the one that decides for it; 0 for one that stays."""
 
 
-def trace_graph(
-    model: nn.Module, example_inputs: Any, *, rewritable: bool = False, last_word: bool = True
-) -> ChannelGraph:
-    """The channel graph of a network, found by running it on `example_inputs`.
+def watch(model: nn.Module, example_inputs: Any, *, rewritable: bool = False) -> Trace:
+    """Run the network on every example, in `eval` and where needed in `train` mode.
 
-    Args:
-        model: left exactly as it was.
-        example_inputs: a tensor, a tuple of positional arguments, a dict (of keyword arguments
-            if the forward has such parameters, else one argument), or a list of several of these.
-        rewritable: widths that are written as numbers in a forward (`x.view(-1, 256 * 6 * 6)`)
-            can be changed later. If not, the groups that need it are frozen.
-        last_word: run the sliced network on meta tensors and freeze what does not fit.
+    The last word on what was found has `pruners.replay.trace`; see there for the arguments.
     """
-    return trace(model, example_inputs, rewritable=rewritable, last_word=last_word).graph
-
-
-def trace(
-    model: nn.Module, example_inputs: Any, *, rewritable: bool = False, last_word: bool = True
-) -> Trace:
-    """As `trace_graph`, with the runs themselves."""
     model = unwrapped(model)
     examples = examples_of(model, example_inputs)
     state = State.of(model)
@@ -119,12 +104,7 @@ def trace(
             tapes.append(tape)
             if not readers:
                 break
-    result = _built(state, notes, unknown, tapes, examples)
-    if last_word:
-        from pruners.replay import freeze_what_breaks  # replay imports this module
-
-        freeze_what_breaks(model, result, rewritable=rewritable)
-    return result
+    return _built(state, notes, unknown, tapes, examples)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field, replace
 
 from pruners.expressions import (
     NONE,
+    SUPER,
     Argument,
     Call,
     Dictionary,
@@ -75,7 +76,9 @@ def unify(records: Sequence[Record]) -> Constructor:
     everyone = tuple(range(len(records)))
     body: dict[str, Expr] = {}
     for name in names:
-        body[name] = sheet.lay([r.get(name, NONE) for r in records], everyone, (name,))
+        body[name] = sheet.lay(
+            [r.get(name, NONE) for r in records], everyone, () if name == SUPER else (name,)
+        )
     return sheet.finish(body)
 
 

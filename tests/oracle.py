@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from pruners.channel_graph import ChannelGraph, Units, kept_of
-from pruners.replay import Correction, replay, restricted
-from pruners.tracing import Trace, examples_of, nested_tensors, trace
+from pruners.replay import Correction, replay, restricted, trace
+from pruners.tracing import Trace, examples_of, nested_tensors
 
 
 @dataclass(frozen=True)

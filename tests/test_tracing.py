@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from pruners.channel_graph import Axis, kept_of
 from pruners.errors import PrunerError, UnsupportedNetworkError
-from pruners.replay import DoesNotFitError, replay
-from pruners.tracing import trace, trace_graph
+from pruners.replay import DoesNotFitError, replay, trace, trace_graph
 
 IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
