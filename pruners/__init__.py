@@ -9,10 +9,29 @@ result.save("generated")
 from pruners.base import BasicPruning, Options, PruningResult, Saved, prune
 from pruners.blocks import register_calculator, register_transfer_func, register_writer
 from pruners.channel_graph import Axis, ChannelGraph, Coupling, Kept, Units
-from pruners.decorators import basic_block, bottleneck
-from pruners.dependencies import DependencyCalculator
+from pruners.decorators import basic_block, block_decorator, bottleneck, fire, mb_conv, skip
+from pruners.dependencies import (
+    Backbone,
+    BackboneCalculator,
+    Block,
+    DependencyCalculator,
+    Interface,
+    residual_backbone,
+    split_and_aggregate_backbone,
+)
 from pruners.errors import PrunerError, UnsupportedNetworkError, VerificationError, WriterError
-from pruners.model_writers import Writer
+from pruners.model_writers import (
+    Writer,
+    write_activation,
+    write_batch_norm,
+    write_container,
+    write_conv,
+    write_dropout,
+    write_layer,
+    write_linear,
+    write_pooling,
+    write_sequential,
+)
 from pruners.registry import MODELS, register_model
 from pruners.scoring import SCORING_MEASURES
 from pruners.version import __version__
@@ -22,10 +41,14 @@ __all__ = [
     "MODELS",
     "SCORING_MEASURES",
     "Axis",
+    "Backbone",
+    "BackboneCalculator",
     "BasicPruning",
+    "Block",
     "ChannelGraph",
     "Coupling",
     "DependencyCalculator",
+    "Interface",
     "Kept",
     "Options",
     "PrunerError",
@@ -39,10 +62,25 @@ __all__ = [
     "WriterError",
     "__version__",
     "basic_block",
+    "block_decorator",
     "bottleneck",
+    "fire",
+    "mb_conv",
     "prune",
     "register_calculator",
     "register_model",
     "register_transfer_func",
     "register_writer",
+    "residual_backbone",
+    "skip",
+    "split_and_aggregate_backbone",
+    "write_activation",
+    "write_batch_norm",
+    "write_container",
+    "write_conv",
+    "write_dropout",
+    "write_layer",
+    "write_linear",
+    "write_pooling",
+    "write_sequential",
 ]

@@ -16,9 +16,16 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import nn
 
-from pruners.blocks import block_type
 from pruners.channel_graph import Axis, ChannelGraph, Coupling, Indices, Units, match_layers
-from pruners.dependencies import Block, declared_graph, find_blocks, meet, skipped_layers
+from pruners.dependencies import (
+    Block,
+    calculator_of,
+    check_axes,
+    declared_graph,
+    find_blocks,
+    meet,
+    skipped_layers,
+)
 from pruners.errors import PrunerError
 from pruners.layers import is_weighted, weight_axes
 from pruners.replay import freeze_what_breaks, trace
@@ -91,10 +98,9 @@ def check_against_trace(block: Block, graph: ChannelGraph, units: Units) -> None
 
     The message has both answers side by side.
     """
-    calculator = block_type(block.spec.lType).calculator
-    assert calculator is not None
-    interface = calculator.interface(block)
-    couplings = list(calculator.internal(block))
+    calculator = calculator_of(block.path, block.spec)
+    interface, couplings = calculator.interface(block), list(calculator.internal(block))
+    check_axes(graph, block, type(calculator).__name__, interface, couplings)
     for read in interface.reads:
         first = interface.reads[0]
         if read.groups == first.groups == 1 and not (read.spread or first.spread):

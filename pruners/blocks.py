@@ -7,9 +7,9 @@ function may be left out: the general ones, which need no description, then do t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from pruners.expressions import Expr
     from pruners.weight_transfer import WeightTransferUnit
 
-    BlockWriter = Callable[[nn.Module], "dict[str, Expr]"]
-    TransferFunction = Callable[[WeightTransferUnit], "dict[str, Tensor]"]
+    BlockWriter = Callable[[nn.Module], Mapping[str, Expr | Any]]
+    TransferFunction = Callable[[WeightTransferUnit], Mapping[str, Tensor]]
 
 
 ATTRIBUTE = "__pruner_block__"
@@ -69,23 +69,27 @@ def register_calculator(lType: str, calculator: DependencyCalculator) -> None:
     """Let `calculator` find the couplings in blocks of this type.
 
     Registering an equal calculator again is harmless; another one under the same name is refused.
+    The same goes for the other two parts.
     """
     known = BLOCK_TYPES.get(lType, BlockType(lType))
-    if known.calculator is not None and known.calculator != calculator:
+    if type(known.calculator) is type(calculator) and known.calculator != calculator:
         raise PrunerError(
-            f"block type '{lType}': already registered with {type(known.calculator).__name__}, "
-            f"now with {type(calculator).__name__}; give one of the two another lType"
+            f"block type '{lType}': already registered with another {type(calculator).__name__}, "
+            f"whose attributes differ; give one of the two another lType"
         )
+    _refuse_another(lType, "calculator", known.calculator, calculator)
     BLOCK_TYPES[lType] = replace(known, calculator=calculator)
 
 
 def register_writer(lType: str, writer: BlockWriter) -> None:
     """Let `writer(block)` say how blocks of this type build themselves.
 
-    It gets the slim block and returns, in the order of `__init__`, an expression for every
-    attribute; see `pruners.model_writers` for the ready-made ones (`write_conv`, ...).
+    It gets the slim block and returns, in the order of `__init__`, an expression (or a plain
+    value) for every attribute; `write_conv` and the others make those of torch.nn layers.
     """
-    BLOCK_TYPES[lType] = replace(BLOCK_TYPES.get(lType, BlockType(lType)), writer=writer)
+    known = BLOCK_TYPES.get(lType, BlockType(lType))
+    _refuse_another(lType, "writer", known.writer, writer)
+    BLOCK_TYPES[lType] = replace(known, writer=writer)
 
 
 def register_transfer_func(lType: str, transfer: TransferFunction) -> None:
@@ -94,7 +98,9 @@ def register_transfer_func(lType: str, transfer: TransferFunction) -> None:
     It gets a `WeightTransferUnit` (the block's full tensors and the indices that stay) and
     returns the slim tensors by name.
     """
-    BLOCK_TYPES[lType] = replace(BLOCK_TYPES.get(lType, BlockType(lType)), transfer=transfer)
+    known = BLOCK_TYPES.get(lType, BlockType(lType))
+    _refuse_another(lType, "transfer function", known.transfer, transfer)
+    BLOCK_TYPES[lType] = replace(known, transfer=transfer)
 
 
 def block_type(lType: str) -> BlockType:
@@ -105,3 +111,33 @@ def block_type(lType: str) -> BlockType:
             f"known are {', '.join(sorted(BLOCK_TYPES)) or 'none'} (see register_calculator)"
         )
     return BLOCK_TYPES[lType]
+
+
+def calculator_of(path: str, spec: BlockSpec) -> DependencyCalculator:
+    """The calculator of a block's type; PrunerError where the type has none."""
+    calculator = block_type(spec.lType).calculator
+    if calculator is None:
+        raise PrunerError(
+            f"{path} (@{spec.decorator}): block type '{spec.lType}' has no calculator, so nothing "
+            f"says how its channels are coupled; register one with "
+            f"register_calculator('{spec.lType}', ...)"
+        )
+    return calculator
+
+
+def _refuse_another(lType: str, part: str, known: object, new: object) -> None:
+    """PrunerError where two things serve one name, unless one is the other's newer definition."""
+    if known is None or known is new:
+        return
+    if _definition(known) == _definition(new) and "<lambda>" not in _definition(new)[1]:
+        return
+    raise PrunerError(
+        f"block type '{lType}': already registered with the {part} {_definition(known)[1]}, now "
+        f"with {_definition(new)[1]}; give one of the two another lType"
+    )
+
+
+def _definition(part: object) -> tuple[str, str]:
+    """Module and name: equal for a cell of a notebook that has run twice."""
+    named = part if hasattr(part, "__qualname__") else type(part)
+    return str(named.__module__), str(getattr(named, "__qualname__", named))

@@ -11,11 +11,18 @@ importable, picklable and scriptable. It also works on a class that somebody els
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from torch import nn
 
-from pruners.blocks import ATTRIBUTE, SKIP_ATTRIBUTE, BlockSpec, register_calculator
+from pruners.blocks import (
+    ATTRIBUTE,
+    SKIP_ATTRIBUTE,
+    BlockSpec,
+    register_calculator,
+    register_transfer_func,
+    register_writer,
+)
 from pruners.dependencies import (
     DependencyCalculator,
     FireCalculator,
@@ -24,7 +31,18 @@ from pruners.dependencies import (
 )
 from pruners.errors import PrunerError
 
+if TYPE_CHECKING:
+    from pruners.blocks import BlockWriter, TransferFunction
+
 Block = TypeVar("Block", bound=type[nn.Module])
+
+
+class BlockDecorator(Protocol):
+    """What `block_decorator` makes; its arguments are those of `basic_block`."""
+
+    def __call__(
+        self, lType: str, convs: Sequence[str], downsampling: Sequence[str] = ()
+    ) -> Callable[[Block], Block]: ...
 
 
 def basic_block(
@@ -79,6 +97,40 @@ def fire(lType: str, convs: Sequence[str]) -> Callable[[Block], Block]:
     return _describe("fire", FireCalculator(), lType, convs)
 
 
+def block_decorator(
+    name: str,
+    calculator: DependencyCalculator | None = None,
+    writer: BlockWriter | None = None,
+    transfer: TransferFunction | None = None,
+) -> BlockDecorator:
+    """A decorator for a kind of block of your own.
+
+        tri_block = block_decorator("tri_block", TriCalculator())
+
+        @tri_block(lType="tri_block", convs=["conv1", "conv3", "conv5"])
+        class TriBlock(nn.Module): ...
+
+    Args:
+        name: the decorator's, for messages.
+        calculator: how the block's channels are coupled; without one, it is to be registered with
+            `register_calculator` before a network is pruned.
+        writer, transfer: see `register_writer` and `register_transfer_func`; without them, the
+            general ones do the work.
+    """
+
+    def decorate(
+        lType: str, convs: Sequence[str], downsampling: Sequence[str] = ()
+    ) -> Callable[[Block], Block]:
+        attach = _describe(name, calculator, lType, convs, downsampling)
+        if writer is not None:
+            register_writer(lType, writer)
+        if transfer is not None:
+            register_transfer_func(lType, transfer)
+        return attach
+
+    return decorate
+
+
 def skip(convs: Sequence[str]) -> Callable[[Block], Block]:
     """Layers of a block or network that never lose output channels.
 
@@ -99,7 +151,7 @@ def skip(convs: Sequence[str]) -> Callable[[Block], Block]:
 
 def _describe(
     decorator: str,
-    calculator: DependencyCalculator,
+    calculator: DependencyCalculator | None,
     lType: str,
     convs: Sequence[str],
     downsampling: Sequence[str] = (),
@@ -112,7 +164,8 @@ def _describe(
     )
     if not spec.convs:
         raise PrunerError(f"@{decorator}(convs=[]): name at least one convolution of the block")
-    register_calculator(lType, calculator)
+    if calculator is not None:
+        register_calculator(lType, calculator)
 
     def attach(cls: Block) -> Block:
         _check_class(decorator, cls)

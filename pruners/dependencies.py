@@ -21,7 +21,7 @@ from torch.nn.modules.conv import _ConvNd
 from pruners.blocks import (
     BlockSpec,
     block_spec,
-    block_type,
+    calculator_of,
     register_calculator,
     skipped_convs,
 )
@@ -124,8 +124,8 @@ class DependencyCalculator(ABC):
         """Which axes meet the block's input, and which hold its output."""
 
     def __eq__(self, other: object) -> bool:
-        """Calculators hold no state: two of the same class are the same."""
-        return type(self) is type(other)
+        """Two of the same class with the same attributes, if any, are the same."""
+        return type(self) is type(other) and vars(self) == vars(other)
 
     def __hash__(self) -> int:
         return hash(type(self))
@@ -189,13 +189,22 @@ def split_and_aggregate_backbone(
     Args:
         stem: convolutions of the stem, in order; empty where the branches read the block's input.
         branches: for every branch its convolutions, in the order of the concatenation.
+            A branch without any is the identity; it can be added, but not be concatenated
+            unless there is a stem.
         aggregate: "cat" along the channels, or "add".
+
+    Raises:
+        PrunerError: the block has no convolution of that name.
     """
+    _check_names(block, [*stem, *(name for branch in branches for name in branch)])
     parts = _parts(block, [*([stem] if stem else []), *branches])
     tail = _tail(parts[-1], parts[1 if stem else 0 :]) if aggregate == "cat" else {}
     head = row(parts[0]) if stem else Ports()
     rows = [row(part) for part in parts[1 if stem else 0 :]]
     unknown = next((r.unknown for r in (head, *rows) if r.unknown), "")
+    shortcut = any(branch.output is None for branch in rows)
+    if shortcut and aggregate == "cat" and head.output is None:
+        unknown = unknown or f"{block.path}: concatenates its input"
     couplings = list(head.couplings)
     reads = list(head.reads)
     for branch in rows:
@@ -205,7 +214,7 @@ def split_and_aggregate_backbone(
                 reads.append(read)
             else:
                 couplings += meet(head.output, read, block.size, block.path)
-    outputs = [branch.output for branch in rows if branch.output is not None]
+    outputs = [output for branch in rows if (output := branch.output or head.output) is not None]
     if unknown or not outputs:
         return Backbone(Interface((), None, unknown or f"{block.path}: its branches make nothing"))
     if aggregate == "cat":
@@ -217,16 +226,29 @@ def split_and_aggregate_backbone(
     for path, layer in tail.items():
         for read in ports(path, layer).reads:
             couplings += meet(whole, read, block.size, path)
-    return Backbone(Interface(tuple(reads), whole), tuple(couplings))
+    return Backbone(
+        Interface(tuple(reads), whole), tuple(couplings), shortcut and head.output is None
+    )
+
+
+def _check_names(block: Block, names: Iterable[str]) -> None:
+    layers = block.layers()
+    for name in names:
+        if _join(block.path, name) not in layers and not absent(block.module, name):
+            raise PrunerError(
+                f"{block.path} ({type(block.module).__name__}): its calculator names '{name}', "
+                f"which the block lacks; its layers are: {', '.join(_names_of_layers(block))}"
+            )
 
 
 def _tail(
     last: dict[str, nn.Module], branches: Sequence[Mapping[str, nn.Module]]
 ) -> dict[str, nn.Module]:
     """Takes the layers behind a concatenation out of its last branch: norms as wide as all."""
-    outs = [
-        [m.out_channels for m in part.values() if isinstance(m, _ConvNd)][-1] for part in branches
-    ]
+    made = [[m.out_channels for m in part.values() if isinstance(m, _ConvNd)] for part in branches]
+    outs = [widths[-1] for widths in made if widths]
+    if len(outs) < len(made):
+        return {}
     names = list(last)
     for i, path in enumerate(names):
         width = getattr(last[path], "num_features", outs[-1])
@@ -396,10 +418,10 @@ def declared_graph(
     why_frozen = "reads the network's input"
     for path in run.steps:
         block = blocks[path]
-        calculator = block_type(block.spec.lType).calculator
-        assert calculator is not None
-        interface = calculator.interface(block)
-        for coupling in calculator.internal(block):
+        calculator = calculator_of(path, block.spec)
+        interface, couplings = calculator.interface(block), tuple(calculator.internal(block))
+        check_axes(graph, block, type(calculator).__name__, interface, couplings)
+        for coupling in couplings:
             graph.couple(coupling)
         for read in interface.reads:
             if stream is None:
@@ -435,6 +457,41 @@ def declared_graph(
     for path in skipped_layers(model, weighted):
         graph.freeze(weight_axes(path, weighted[path])[0], "@skip")
     return graph
+
+
+def check_axes(
+    graph: ChannelGraph,
+    block: Block,
+    calculator: str,
+    interface: Interface,
+    couplings: Sequence[Coupling],
+) -> None:
+    """Raises PrunerError where a calculator speaks of layers or positions that there are not."""
+    used = [read.axis for read in interface.reads] + [*(interface.output or ())]
+    used += [axis for coupling in couplings for axis in (coupling.a, coupling.b)]
+    own = _join(block.path, "")
+    unknown = [a for a in used if len(graph.shapes.get(a.tensor, ())) <= a.dim]
+    foreign = [a for a in used if a not in unknown and not a.tensor.startswith(own)]
+    for axes, why in ((unknown, "of which the network has none"), (foreign, "outside of it")):
+        if axes:
+            names = ", ".join(dict.fromkeys(str(axis) for axis in axes))
+            raise PrunerError(
+                f"{block.path} ({type(block.module).__name__}): {calculator} returned {names}, "
+                f"{why}; the block's layers are: {', '.join(_names_of_layers(block))}"
+            )
+    for c in couplings:
+        for axis, positions in ((c.a, c.left), (c.b, c.right)):
+            outside = positions[(positions < 0) | (positions >= graph.size(axis))]
+            if len(c.left) != len(c.right) or len(outside):
+                raise PrunerError(
+                    f"{block.path} ({type(block.module).__name__}): {calculator} coupled "
+                    f"{len(c.left)} positions of {c.a} with {len(c.right)} of {c.b}; expected as "
+                    f"many of both, below {graph.size(c.a)} and {graph.size(c.b)}"
+                )
+
+
+def _names_of_layers(block: Block) -> list[str]:
+    return [path.removeprefix(f"{block.path}.") for path in block.layers()]
 
 
 def skipped_layers(model: nn.Module, weighted: Mapping[str, nn.Module]) -> list[str]:

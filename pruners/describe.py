@@ -79,6 +79,15 @@ write_activation: Callable[[nn.Module], Call] = write_layer
 write_dropout: Callable[[nn.Module], Call] = write_layer
 
 
+def write_sequential(container: nn.Module) -> Call:
+    """A Sequential, ModuleList or ModuleDict of torch.nn layers, also one within another."""
+    children: dict[str, Expr] = {
+        name: write_sequential(child) if is_container(child) else write_layer(child)
+        for name, child in container.named_children()
+    }
+    return write_container(container, children)
+
+
 def write_container(container: nn.Module, children: dict[str, Expr]) -> Call:
     """A Sequential, ModuleList or ModuleDict of children that are described already."""
     numbered = list(children) == [str(i) for i in range(len(children))]

@@ -8,7 +8,7 @@ instance alone and takes no weights: it also serves for a network that somebody 
 from __future__ import annotations
 
 import keyword
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,17 @@ from torch import nn
 
 from pruners import describe, initialisation, origin
 from pruners.blocks import BLOCK_TYPES, block_spec, register_writer
+from pruners.describe import (
+    write_activation,
+    write_batch_norm,
+    write_container,
+    write_conv,
+    write_dropout,
+    write_layer,
+    write_linear,
+    write_pooling,
+    write_sequential,
+)
 from pruners.errors import WriterError
 from pruners.expressions import (
     NONE,
@@ -38,6 +49,21 @@ from pruners.expressions import (
 )
 from pruners.formatting import format_source
 from pruners.unify import Constructor, unify
+
+__all__ = [
+    "TEMPLATES",
+    "Writer",
+    "register_writer",
+    "write_activation",
+    "write_batch_norm",
+    "write_container",
+    "write_conv",
+    "write_dropout",
+    "write_layer",
+    "write_linear",
+    "write_pooling",
+    "write_sequential",
+]
 
 _HERE = Path(__file__).parent
 # An installed package holds the templates; in a checkout they lie beside it.
@@ -370,8 +396,8 @@ class _ClassPlan:
     def _record(self, path: str, module: nn.Module) -> dict[str, Expr]:
         spec = block_spec(module)
         custom = BLOCK_TYPES[spec.lType].writer if spec else None
-        if custom is not None:
-            return dict(custom(module))
+        if spec is not None and custom is not None:
+            return _record_of_own(custom, spec.lType, path, module)
         record: dict[str, Expr] = {}
         of_base: set[str] = set()
         if self.base is not nn.Module:
@@ -740,6 +766,28 @@ class _Definitions:
             )
             return [assign(expr.otherwise), switched]
         return [assign(expr)]
+
+
+def _record_of_own(
+    writer: Callable[[nn.Module], Mapping[str, Any]], lType: str, path: str, module: nn.Module
+) -> dict[str, Expr]:
+    """What a registered writer says of a block; WriterError where parts are missing or odd."""
+    where = f"{path} ({type(module).__name__}): the writer of block type '{lType}'"
+    said = writer(module)
+    missing = [
+        n for n in (*module._parameters, *module._buffers, *module._modules) if n not in said
+    ]
+    if missing:
+        raise WriterError(f"{where} says nothing about {', '.join(missing)}")
+    record: dict[str, Expr] = {}
+    for name, value in said.items():
+        if not isinstance(value, Expr) and not is_writable(value):
+            raise WriterError(
+                f"{where} returned {' '.join(repr(value).split())} for {name}; expected an "
+                f"expression, such as write_conv(block.{name}), or a plain value"
+            )
+        record[name] = value if isinstance(value, Expr) else Literal(value)
+    return record
 
 
 def _positional(name: str, value: Expr) -> Argument:

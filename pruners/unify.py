@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import keyword
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pruners.expressions import (
@@ -203,7 +203,7 @@ class _Sheet:
         """Merge the columns, name them, and put their names into the slots."""
         self._merge()
         owners = [i for i, c in enumerate(self.columns) if c.owner == i and c.constant is None]
-        names = self._names(owners)
+        names = self._names(owners, body)
         parameters = {i: self._parameter(i, names[i]) for i in owners}
         filled = {
             name: self._fill(expr, [self._value(c, parameters) for c in self.columns])
@@ -275,11 +275,11 @@ class _Sheet:
         values = tuple(column.values.get(k, default or NONE) for k in range(self.count))
         return Parameter(name, values, default, column.width)
 
-    def _names(self, owners: list[int]) -> dict[int, str]:
+    def _names(self, owners: list[int], body: Record) -> dict[int, str]:
         widths = [i for i in owners if self.columns[i].width]
         members = {i: [c for c in self.columns if c.owner == i] for i in owners}
         names: dict[int, str] = {}
-        taken: set[str] = set()
+        taken = {"self", "nn", "torch"}  # what the body of an __init__ refers to
 
         def give(i: int, *choices: str) -> None:
             for choice in (*choices, *(f"{choices[-1]}_{n}" for n in range(2, 1000))):
@@ -288,16 +288,18 @@ class _Sheet:
                     taken.add(choice)
                     return
 
-        if widths:
-            first = next(
-                (c for c in self.columns if c.width and c.argument.startswith("in_")), None
-            )
-            if first is not None:
-                give(first.owner, first.argument)
+        # The block's own ends, where they differ between instances: a constant has no name.
+        ends = [(n, v) for expr in body.values() for n, v in _widths(expr)]
+        into = next((v for n, v in ends if n.startswith("in_")), None)
+        out = next((v for n, v in reversed(ends) if n.startswith("out_")), None)
+        if isinstance(into, _Slot):
+            column = self.columns[into.column]
+            give(column.owner, column.argument)
+        if isinstance(out, _Slot):
+            column = self.columns[out.column]
             lasts = [c for c in self.columns if c.width and c.argument.startswith("out_")]
-            main = [c for c in lasts if len(c.values) == self.count] or lasts
-            if main and main[-1].owner not in names and not self._has_siblings(main[-1], main):
-                give(main[-1].owner, main[-1].argument)
+            if column.owner not in names and not self._has_siblings(column, lasts):
+                give(column.owner, column.argument)
         middle = [i for i in widths if i not in names]
         for i in middle:
             makers = [c for c in members[i] if c.argument.startswith("out_")] or members[i]
@@ -360,6 +362,23 @@ class _Sheet:
                     self._fill(otherwise, slots),
                 )
         return expr
+
+
+def _widths(expr: Expr) -> Iterator[tuple[str, Expr]]:
+    """The arguments of layers that all instances have, with their names, in order."""
+    match expr:
+        case Call(_, arguments):
+            for argument in arguments:
+                if isinstance(argument.value, (Literal, Variable, _Slot)):
+                    yield argument.name, argument.value
+                else:
+                    yield from _widths(argument.value)
+        case Display(items):
+            for item in items:
+                yield from _widths(item)
+        case Dictionary(items):
+            for _, item in items:
+                yield from _widths(item)
 
 
 def _kind(column: _Column) -> str:
