@@ -16,10 +16,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import nn
 
+from pruners.blocks import calculator_of
 from pruners.channel_graph import Axis, ChannelGraph, Coupling, Indices, Units, match_layers
 from pruners.dependencies import (
     Block,
-    calculator_of,
     check_axes,
     declared_graph,
     find_blocks,

@@ -677,9 +677,10 @@ def _run(
             del notes.weights[weights:]
             if not meta:
                 mode = " in training mode" if training else ""
-                raise PrunerError(
-                    f"example input {number}: the network's forward fails{mode} with "
-                    f"{type(error).__name__}: {error}"
+                shapes = ", ".join(str(tuple(x.shape)) for x in nested_tensors(example))
+                raise UnsupportedNetworkError(
+                    f"{type(model).__name__}: its forward raised{mode} on example input {number} "
+                    f"of shape {shapes}: {type(error).__name__}: {' '.join(str(error).split())}"
                 ) from error
     if number or training:
         del notes.weights[weights:]
