@@ -25,8 +25,7 @@ Conv = Axis("conv1.weight", 0)
 def chain(*widths: int) -> ChannelGraph:
     """Convolutions 1x1 without bias, `widths[i] -> widths[i + 1]`; both ends are frozen."""
     shapes = {
-        f"conv{i + 1}.weight": (out, into, 1, 1)
-        for i, (into, out) in enumerate(pairwise(widths))
+        f"conv{i + 1}.weight": (out, into, 1, 1) for i, (into, out) in enumerate(pairwise(widths))
     }
     graph = ChannelGraph(shapes)
     names = list(shapes)
