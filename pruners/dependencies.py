@@ -589,7 +589,7 @@ def _has_attribute(module: nn.Module, path: str) -> bool:
 
 register_calculator("layer", LayerCalculator())
 
-# `same` is part of what an own calculator needs; offered from here together with row and tie.
+# `Read` and `same` are part of what an own calculator needs; offered from here with row and tie.
 __all__ = [
     "Backbone",
     "BackboneCalculator",
@@ -599,6 +599,7 @@ __all__ = [
     "Interface",
     "LayerCalculator",
     "MBConvCalculator",
+    "Read",
     "ResidualCalculator",
     "declared_graph",
     "find_blocks",

@@ -37,6 +37,8 @@ WIDTHS = frozenset(
     | {"normalized_shape", "num_parameters", "embed_dim", "input_size", "hidden_size", "groups"}
 )
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
+# Arguments that only say in another way what others say, and are not kept.
+_OTHER_WAYS = {"Hardtanh": ("min_value", "max_value"), "Embedding": ("_weight", "_freeze")}
 # Where a layer is placed and in which precision is not part of its description.
 _IGNORED = frozenset({"device", "dtype"})
 
@@ -148,8 +150,8 @@ def _value_of(layer: nn.Module, name: str, parameter: inspect.Parameter) -> Any:
             return (layer.in_proj_bias if name == "bias" else layer.bias_k) is not None
         if name in ("kdim", "vdim") and getattr(layer, name) == layer.embed_dim:
             return None  # the default
-    if name == "_weight":
-        return None
+    if name in _OTHER_WAYS.get(type(layer).__name__, ()):
+        return parameter.default  # other ways to say what other arguments say
     if isinstance(layer, _NormBase) and name == "track_running_stats":
         return layer.track_running_stats
     value = getattr(layer, name, inspect.Parameter.empty)

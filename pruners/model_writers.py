@@ -8,6 +8,7 @@ instance alone and takes no weights: it also serves for a network that somebody 
 from __future__ import annotations
 
 import keyword
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -948,7 +949,7 @@ def _type_of(value: Any) -> str:
 
 def _docstring(text: str) -> str:
     """The text as a docstring, whatever it holds."""
-    safe = text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
-    if safe.endswith('"'):
-        safe = safe[:-1] + '\\"'
+    safe = text.replace("\\", "\\\\")
+    # Quotes that would end it: three or more in a row, and those at its end.
+    safe = re.sub(r'"{3,}|"+\Z', lambda quotes: '\\"' * len(quotes[0]), safe)
     return f'"""{safe}\n"""' if "\n" in safe else f'"""{safe}"""'

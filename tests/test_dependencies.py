@@ -474,7 +474,7 @@ def test_two_block_types_may_not_share_a_name() -> None:
     register_calculator("deps_taken", ResidualCalculator())
     register_calculator("deps_taken", ResidualCalculator())
     with pytest.raises(
-        PrunerError, match=r"block type 'deps_taken': already registered with the calculator Resid"
+        PrunerError, match=r"block type 'deps_taken': already registered with .*Resid"
     ):
         register_calculator("deps_taken", LayerCalculator())
 
