@@ -26,7 +26,7 @@ from pruners.dependencies import (
     meet,
     skipped_layers,
 )
-from pruners.errors import PrunerError
+from pruners.errors import PrunerError, UnsupportedNetworkError
 from pruners.layers import is_weighted, weight_axes
 from pruners.replay import freeze_what_breaks, trace
 from pruners.tracing import Trace, examples_of, watch
@@ -82,8 +82,14 @@ def positional_examples(model: nn.Module, example_inputs: Any) -> list[tuple[Any
         PrunerError: a named input can only be given by name.
     """
     examples = []
-    for args, kwargs in examples_of(model, example_inputs):
-        bound = inspect.signature(model.forward).bind(*args, **kwargs)
+    for number, (args, kwargs) in enumerate(examples_of(model, example_inputs)):
+        try:
+            bound = inspect.signature(model.forward).bind(*args, **kwargs)
+        except TypeError as error:
+            raise UnsupportedNetworkError(
+                f"{type(model).__name__}: its forward cannot take example input {number}: {error}; "
+                f"expected a tensor, a tuple of positional inputs or a dict of named ones"
+            ) from error
         if bound.kwargs:
             raise PrunerError(
                 f"example input {', '.join(bound.kwargs)}: {type(model).__name__}.forward takes it "

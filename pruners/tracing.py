@@ -36,7 +36,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pruners import operators
 from pruners.channel_graph import Axis, ChannelGraph, Coupling, Indices, UnknownOperator
-from pruners.errors import PrunerError, UnsupportedNetworkError
+from pruners.errors import UnsupportedNetworkError
 from pruners.operators import LABELS, Call, Labels, Layer, Notes, Param, Rule
 
 Example = tuple[tuple[Any, ...], dict[str, Any]]

@@ -475,7 +475,6 @@ def cases(original: Path) -> dict[str, tuple[Case, str]]:
             replace(
                 good,
                 source="import os, sys\nimport torch\n"
-                "torch.set_default_dtype(torch.float64)\n"
                 "sys.path.insert(0, '/'); sys.meta_path.clear(); sys.modules['json'] = None\n"
                 "torch.set_grad_enabled(False); os.chdir('/')\n"
                 "import torch as helper\nsys.modules['helper_of_another'] = helper\n"
