@@ -163,6 +163,9 @@ class Writer:
                 ),
             )
         plan = self._plan(type(module))
+        if plan.layer is not None:
+            call = describe.write_layer(module, plan.layer)
+            return replace(call, function=Reference(plan.cls.__name__))
         return plan.call(path)
 
     def _child(self, path: str, child: nn.Module | None) -> Expr:
@@ -215,6 +218,11 @@ class Writer:
 
     def _dtype(self) -> str:
         kinds = {t.dtype for t in self.network.state_dict().values() if t.is_floating_point()}
+        if len(kinds) > 1:
+            raise WriterError(
+                f"the network has tensors of {' and '.join(sorted(map(str, kinds)))}; expected one "
+                f"floating dtype: convert it first, as with model.float()"
+            )
         return str(kinds.pop()) if len(kinds) == 1 and kinds != {torch.float32} else ""
 
     @property
@@ -248,6 +256,7 @@ class _ClassPlan:
         self._methods = self._all_methods()
         self.methods = self._kept_methods()
         self._refuse_super()
+        self.layer = describe.layer_base(cls)
         self.inits = self._inits()
         self.init_statements, self.init_arguments = self._initialisation()
         self.own_reads, self.other_reads = self._attributes_read()
@@ -376,6 +385,9 @@ class _ClassPlan:
     # -- the constructor
 
     def _constructor(self) -> Constructor:
+        if self.layer is not None:
+            self._refuse_additions(self.layer)
+            return Constructor((), {})
         records = [
             self._record(path, module)
             for path, module in zip(self.paths, self.instances, strict=True)
@@ -383,6 +395,23 @@ class _ClassPlan:
         if self.instances == [self.writer.network]:
             return Constructor((), records[0])
         return unify(records)
+
+    def _refuse_additions(self, layer: type) -> None:
+        """A class derived from a layer is written without an `__init__`, with the layer's own."""
+        held = {n for m in self.instances for n in (*m._modules, *m._parameters, *m._buffers)}
+        for init, _ in self.inits:
+            added = initialisation.assigned_attributes(init) & (held | self.own_reads)
+            if added:
+                raise WriterError(
+                    f"{self.cls.__name__}: its __init__ sets {', '.join(sorted(added))} beside "
+                    f"what nn.{layer.__name__} has, which cannot be written yet; hold an "
+                    f"nn.{layer.__name__} in a module of your own instead"
+                )
+        for statement, _ in self.init_statements:
+            self.writer.warnings.append(
+                f"{self.cls.__name__}: the initialisation `{_first_line(statement)}` is left out"
+            )
+        self.init_statements = []
 
     def _record(self, path: str, module: nn.Module) -> dict[str, Expr]:
         spec = block_spec(module)
@@ -476,7 +505,12 @@ class _ClassPlan:
         persistent = name not in module._non_persistent_buffers_set
         if value is None:
             tensor: Expr = NONE
-        elif persistent or value.is_meta:
+        elif value.is_meta:
+            if persistent:
+                self.writer.warnings.append(
+                    f"{self.cls.__name__}.{name}: its values are those of the weights file; load "
+                    f"it before use"
+                )
             sizes = tuple(
                 _positional(f"size{i}", Literal(n, True)) for i, n in enumerate(value.shape)
             )
