@@ -48,18 +48,18 @@ def nn_reference(cls: type) -> Reference:
     return Reference(f"nn.{cls.__name__}", NN)
 
 
-def write_layer(layer: nn.Module, base: type[nn.Module] | None = None) -> Call:
+def write_layer(layer: nn.Module, base: type | None = None) -> Call:
     """Any layer of torch.nn without children.
 
     Args:
-        base: the class of torch.nn that builds it, for a layer of a class derived from it.
+        base: the class whose constructor is called, where it is not the layer's own.
 
     Raises:
         WriterError: an argument of its constructor cannot be told from its attributes.
     """
-    cls = base or type(layer)
+    cls = type(layer) if base is None else base
     arguments = []
-    for name, parameter in _parameters(cls).items():  # type: ignore[arg-type]
+    for name, parameter in _parameters(cls).items():
         value = Literal(_simplest(layer, name, _value_of(layer, name, parameter)), name in WIDTHS)
         required = parameter.default is inspect.Parameter.empty
         arguments.append(
@@ -117,6 +117,13 @@ def is_container(module: nn.Module) -> bool:
             cls = type(module)
             return cls is container or cls.forward is container.forward
     return False
+
+
+def layer_base(cls: type) -> type | None:
+    """The layer of torch.nn that a class of somebody else's derives from, if any."""
+    base = next(c for c in cls.__mro__ if c.__module__.startswith("torch."))
+    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    return None if base is nn.Module or issubclass(base, containers) else base
 
 
 def is_torch_layer(module: nn.Module) -> bool:

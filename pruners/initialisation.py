@@ -196,6 +196,17 @@ def comments_before(init: cst.FunctionDef) -> dict[str, list[cst.EmptyLine]]:
     return comments
 
 
+def assigned_attributes(init: cst.FunctionDef) -> set[str]:
+    """The attributes of `self` that an `__init__` assigns."""
+    return {
+        node.attr
+        for node in ast.walk(ast.parse(code_of(init)))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and _is_self_attribute(node)
+    }
+
+
 def argument_names(init: cst.FunctionDef) -> set[str]:
     """The names of the arguments of an `__init__`."""
     return {p.name.value for p in _parameters(init)} - {"self"}

@@ -86,6 +86,12 @@ def weight_axes(path: str, module: nn.Module) -> tuple[Axis, Axis]:
 
 def ports(path: str, module: nn.Module) -> Ports:
     """The ports of a layer that has no children."""
+    base = next(c for c in type(module).__mro__ if c.__module__.startswith("torch."))
+    if base is not nn.Module and any(
+        getattr(type(module), name, None) is not getattr(base, name, None)
+        for name in ("forward", "_conv_forward")
+    ):
+        return Ports(unknown=f"{path}: no rule for the forward of {type(module).__name__}")
     if isinstance(module, _ConvNd):
         return _convolution(path, module)
     if isinstance(module, nn.Linear):

@@ -49,7 +49,11 @@ def class_from_file(path: Path, class_name: str) -> type[nn.Module]:
     root, name = path.resolve().parent, path.stem
     while (root / "__init__.py").exists():
         root, name = root.parent, f"{root.name}.{name}"
-    module = _imported(path.resolve(), root, name, f"--arch {path}:{class_name}")
+    what = f"--arch {path}:{class_name}"
+    top, _, rest = name.partition(".")
+    if rest and not _is_package_at(sys.modules.get(top), root / top):
+        name = f"{_package_at(root / top, what)}.{rest}"
+    module = _imported(path.resolve(), root, name, what)
     cls = getattr(module, class_name, None)
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         classes = [
@@ -64,6 +68,43 @@ def class_from_file(path: Path, class_name: str) -> type[nn.Module]:
             f"{did_you_mean(class_name, classes)}; it has {', '.join(classes) or 'none'}"
         )
     return cls
+
+
+def _is_package_at(module: ModuleType | None, folder: Path) -> bool:
+    """Whether the module is not loaded yet, or is the package of this folder."""
+    return module is None or str(folder) in map(str, getattr(module, "__path__", ()))
+
+
+def _package_at(folder: Path, what: str) -> str:
+    """Import the package of a folder whose name another package has; the name that it gets.
+
+    A user's own folder `models`, say, beside the zoo: `user_models`. Its relative imports work.
+    """
+    number = 1
+    while True:
+        name = f"user_{folder.name}" + (f"_{number}" if number > 1 else "")
+        if name in sys.modules and _is_package_at(sys.modules[name], folder):
+            return name
+        if name not in sys.modules:
+            break
+        number += 1
+    spec = importlib.util.spec_from_file_location(
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    with _importable(folder.parent):
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            sys.modules.pop(name, None)
+            raise PrunerError(
+                f"{what}: importing its package raised {type(error).__name__}: "
+                f"{' '.join(str(error).split())}"
+            ) from error
+    return name
 
 
 def _imported(path: Path, root: Path, name: str, what: str) -> ModuleType:

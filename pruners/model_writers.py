@@ -165,6 +165,9 @@ class Writer:
                 ),
             )
         plan = self._plan(type(module))
+        if plan.layer is not None:
+            call = describe.write_layer(module, plan.layer)
+            return replace(call, function=Reference(plan.cls.__name__))
         return plan.call(path)
 
     def _child(self, path: str, child: nn.Module | None) -> Expr:
@@ -217,6 +220,11 @@ class Writer:
 
     def _dtype(self) -> str:
         kinds = {t.dtype for t in self.network.state_dict().values() if t.is_floating_point()}
+        if len(kinds) > 1:
+            raise WriterError(
+                f"the network has tensors of {' and '.join(sorted(map(str, kinds)))}; expected one "
+                f"floating dtype: convert it first, as with model.float()"
+            )
         return str(kinds.pop()) if len(kinds) == 1 and kinds != {torch.float32} else ""
 
     @property
@@ -252,9 +260,13 @@ class _ClassPlan:
         self._methods = self._all_methods()
         self.methods = self._kept_methods()
         self._refuse_super()
+        # A class that only derives from a layer is built as the layer is, without an __init__.
+        self.layer = describe.layer_base(cls)
         self.inits = self._inits()
         self.init_statements, self.init_arguments = self._initialisation()
         self.own_reads, self.other_reads = self._attributes_read()
+        if self._assigned_in_source() or self.init_statements:
+            self.layer = None  # it needs an __init__ of its own
         self.constructor = self._constructor()
 
     def call(self, path: str) -> Call:
@@ -386,6 +398,8 @@ class _ClassPlan:
     # -- the constructor
 
     def _constructor(self) -> Constructor:
+        if self.layer is not None:
+            return Constructor((), {})
         records = [
             self._record(path, module)
             for path, module in zip(self.paths, self.instances, strict=True)
@@ -530,7 +544,12 @@ class _ClassPlan:
         persistent = name not in module._non_persistent_buffers_set
         if value is None:
             tensor: Expr = NONE
-        elif persistent or value.is_meta:
+        elif value.is_meta:
+            if persistent:
+                self.writer.warnings.append(
+                    f"{self.cls.__name__}.{name}: its values are those of the weights file; load "
+                    f"it before use"
+                )
             sizes = tuple(
                 _positional(f"size{i}", Literal(n, True)) for i, n in enumerate(value.shape)
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -109,6 +109,10 @@ def slim_instance(network: nn.Module, kept: Kept) -> nn.Module:
         if isinstance(tensor, nn.Parameter):
             slim = nn.Parameter(slim, requires_grad=tensor.requires_grad)
         replacements[id(tensor)] = slim
+    for name, buffer in _small_buffers(network):
+        # What the slim network has as it is can be written with its values.
+        if all(len(i) == n for i, n in zip(kept.get(name, ()), buffer.shape, strict=False)):
+            replacements[id(buffer)] = buffer.detach().clone()
     for module in network.modules():
         # Hooks hold what they like; the copy is read, never run.
         for attribute, value in vars(module).items():
@@ -126,6 +130,15 @@ def slim_instance(network: nn.Module, kept: Kept) -> nn.Module:
     for path, module in result.named_modules():
         _say_widths(module, before[path])
     return result
+
+
+def _small_buffers(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The buffers of at most 256 values that belong to no layer of torch, by name."""
+    for path, module in network.named_modules():
+        if not type(module).__module__.startswith("torch."):
+            for name, buffer in module.named_buffers(path, recurse=False):
+                if buffer.numel() <= 256 and not isinstance(module, _NormBase):
+                    yield name, buffer
 
 
 def _say_widths(slim: nn.Module, full: nn.Module) -> None:

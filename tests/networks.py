@@ -234,7 +234,10 @@ def flat_head(c: int) -> tuple[list[str], list[str]]:
 
 
 def literal_head(c: int) -> tuple[list[str], list[str]]:
-    forward = ["x = F.adaptive_max_pool2d(x, 2)", f"return self.fc(x.contiguous().view(-1, {c * 4}))"]
+    forward = [
+        "x = F.adaptive_max_pool2d(x, 2)",
+        f"return self.fc(x.contiguous().view(-1, {c * 4}))",
+    ]
     return [f"self.fc = nn.Linear({c * 4}, 5)"], forward
 
 

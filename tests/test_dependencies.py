@@ -280,6 +280,20 @@ def test_an_unknown_layer_freezes_what_it_touches() -> None:
     assert not units.frozen[units.of(Axis("body.3.weight", 0))].any()
 
 
+def test_a_forward_of_the_users_own_is_unknown() -> None:
+    """Weight standardisation, say, looks at all inputs of a filter at once."""
+
+    class Standardised(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+            return F.conv2d(x, weight, self.bias)
+
+    units = graph_of(Net(Standardised(6, 6, 1))).units()
+    reason = units.reasons[int(units.of(Axis("stem.weight", 0))[0])]
+    assert reason == "body.0: no rule for the forward of Standardised"
+    assert units.frozen[units.of(Axis("body.0.weight", 0))].all()
+
+
 def test_layers_that_do_not_run_stay_as_they_are() -> None:
     class Idle(Net):
         def __init__(self) -> None:

@@ -89,7 +89,10 @@ def at_two_paths(model: Any) -> nn.Module:
     ("change", "message"),
     [
         (compiled_inside, r"conv2: compiled in place; prune first, then call \.compile\(\)"),
-        (scripted, r"a ScriptModule has no Python source; give the module that it was scripted from"),
+        (
+            scripted,
+            r"a ScriptModule has no Python source; give the module that it was scripted from",
+        ),
         (scripted_inside, r"conv2: a TorchScript module"),
         (lazy, r"conv2: a lazy LazyConv2d that has not run yet; call the network once"),
         (old_weight_norm, r"conv2: its weight is computed at every call .* remove_weight_norm"),

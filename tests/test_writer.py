@@ -356,6 +356,29 @@ class Net(nn.Module):
 """,
 )
 user(
+    "derived_layer",
+    """\
+class Doubled(nn.Conv2d):
+    \"\"\"Twice a convolution.\"\"\"
+
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        # A pixel of 2 is as good as one of 4.
+        self.register_buffer("spread", torch.tensor([1.0, 2.0, 4.0]).view(1, 3, 1, 1))
+        self.conv1 = Doubled(3, 4, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(4, 9, 3)
+        self.fc = nn.Linear(9, 4)
+
+    def forward(self, x):
+        return self.fc(self.conv2(F.relu(self.conv1(x / self.spread))).mean((2, 3)))
+""",
+)
+user(
     "decorated_by_a_library",
     "@final\n" + net(),
     head="from typing import final\n\n" + HEAD,
@@ -652,6 +675,19 @@ def test_plain_attributes(written: Written) -> None:
     assert "self.seen = x" in results["activations_kept_on_self"].source
 
 
+def test_a_class_derived_from_a_layer(written: Written) -> None:
+    source = written.results["derived_layer"].source
+    assert source.count("class Doubled(nn.Conv2d):") == 1
+    assert '"""Twice a convolution."""' in source
+    assert "self.conv1 = Doubled(3, 4, kernel_size=3, padding=1, bias=False)" in source
+    assert source.count("__init__") == 2  # of Net, and the call in it
+
+
+def test_a_buffer_that_pruning_leaves_alone_has_its_values(written: Written) -> None:
+    fresh = import_source("buffers", written.results["derived_layer"].source).Net()
+    assert fresh.spread.flatten().tolist() == [1, 2, 4]
+
+
 def test_a_library_decorator_stays(written: Written) -> None:
     assert "@final\nclass Net(nn.Module):" in written.results["decorated_by_a_library"].source
     assert "from typing import final" in written.results["decorated_by_a_library"].source
@@ -793,6 +829,21 @@ def test_a_factory_name_that_is_none(tmp_path: Path, factory: str) -> None:
             + "class Net(Base):\n    def forward(self, x):\n        return super().forward(x)\n",
             HEAD,
             r"Net\.forward: calls super\(\)\.forward of Root, but a generated class has no base",
+        ),
+        (
+            "gain",
+            "class Gain(nn.Linear):\n    def __init__(self, *sizes):\n"
+            "        super().__init__(*sizes)\n        self.gain = 2\n\n"
+            "    def forward(self, x):\n        return super().forward(x) * self.gain\n\n"
+            + net(layers=LAYERS.replace("nn.Linear", "Gain")),
+            HEAD,
+            r"Gain: its __init__ sets gain beside what nn\.Linear has.*hold an nn\.Linear in a",
+        ),
+        (
+            "dtypes",
+            net("self.fc.double()"),
+            HEAD,
+            r"tensors of torch\.float32 and torch\.float64; expected one floating dtype",
         ),
         (
             "buffer",
