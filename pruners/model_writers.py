@@ -470,11 +470,7 @@ class _ClassPlan:
 
     def _assigned_in_source(self) -> set[str]:
         """The attributes that the class's own `__init__`s give to `self`."""
-        return {
-            name
-            for node, _ in self.inits
-            for name in origin.attributes_assigned(origin.code_of(node))
-        }
+        return {name for init, _ in self.inits for name in initialisation.assigned_attributes(init)}
 
     def _plain(self, path: str, name: str, value: Any) -> Expr:
         if is_writable(value):

@@ -221,18 +221,6 @@ def attributes_read(code: str) -> tuple[set[str], set[str]]:
     return own, other
 
 
-def attributes_assigned(code: str) -> set[str]:
-    """The attributes that code gives to `self`."""
-    return {
-        node.attr
-        for node in ast.walk(ast.parse(code))
-        if isinstance(node, ast.Attribute)
-        and isinstance(node.ctx, ast.Store)
-        and isinstance(node.value, ast.Name)
-        and node.value.id == "self"
-    }
-
-
 def methods_of(node: cst.ClassDef) -> dict[str, list[cst.FunctionDef]]:
     """The methods of a class by name; a property's getter and setter share theirs."""
     methods: dict[str, list[cst.FunctionDef]] = {}

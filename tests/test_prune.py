@@ -220,9 +220,7 @@ def test_the_model_is_left_as_it_was() -> None:
 
 def test_a_forward_that_raises_leaves_modes_and_hooks_alone() -> None:
     model = resnet().train()
-    with pytest.raises(
-        PrunerError, match=r"ResNet: its forward raised on example input 0 of shape"
-    ):
+    with pytest.raises(PrunerError, match=r"ResNet: its forward raised on example input 0"):
         prune(model, image(1, 4, 32, 32), 50)
     assert all(module.training for module in model.modules())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
