@@ -29,6 +29,7 @@ from pruners import operators
 from pruners.channel_graph import ChannelGraph, Indices, Kept, Units, kept_of
 from pruners.operators import Labels, Layer, Rule
 from pruners.tracing import (
+    UNRECORDED,
     BoolMask,
     Example,
     State,
@@ -321,6 +322,8 @@ class Replay(Watch):  # type: ignore[no-untyped-call]
         return args, func
 
     def step(self, func: Any, rule: Rule | None, args: tuple[Any, ...], kwargs: Any) -> Any:
+        if name_of(func) in UNRECORDED:
+            return func(*args, **kwargs)
         args, func = self.with_skipped_slices(func, args)
         step = self.next(func)
         try:
@@ -557,6 +560,8 @@ class Restricted(Replay):  # type: ignore[no-untyped-call]
     """The full network in lockstep; operators that count channels see the surviving ones."""
 
     def step(self, func: Any, rule: Rule | None, args: tuple[Any, ...], kwargs: Any) -> Any:
+        if name_of(func) in UNRECORDED:
+            return func(*args, **kwargs)
         step = self.next(func)
         masks = [self.stays(labels) for labels in step.ins]
         if not step.counts or not any(masks):

@@ -324,6 +324,10 @@ def running(names: Mapping[int, str]) -> str:
     return ""
 
 
+# Operators that run or not depending on how a tensor lies in memory: no step of a run.
+UNRECORDED = frozenset({"contiguous"})
+
+
 class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Takes composite operators apart until each has a rule, then hands it to `step`.
 
@@ -622,6 +626,8 @@ class Tracer(Watch):  # type: ignore[no-untyped-call]
                 if any(x is t for t in tensors) and notes.param(x) is not None:
                     continue
                 x.__dict__[LABELS] = own
+        if name in UNRECORDED:
+            return out
         self.tape.steps.append(
             Step(
                 func,
