@@ -232,7 +232,7 @@ class PruningResult:
         content = save_bytes(weights)
 
         def others(weights_name: str) -> dict[Path, bytes]:
-            source = self._source(weights_name)
+            source = self._source(weights_name, verified=outcome is not None)
             contents = {f"{stem}.py": source.encode(), weights_name: content}
             facts = manifest(self.report, contents, outcome, self.kept)
             return {
@@ -286,9 +286,11 @@ class PruningResult:
         """The writer of the slim network; its `warnings` say what it could not keep."""
         return Writer(self.slim, self.pruning.netName.lower())
 
-    def _source(self, weights_name: str) -> str:
+    def _source(self, weights_name: str, verified: bool = False) -> str:
         stem = self.pruning.fileName
-        return self.writer.source(header(self.report, stem, self.writer.factory, weights_name))
+        return self.writer.source(
+            header(self.report, stem, self.writer.factory, weights_name, verified)
+        )
 
 
 def checked_name(name: str) -> str:

@@ -23,7 +23,7 @@ def layers_in_order(block: nn.Module) -> list[tuple[str, nn.Module]]:
     source does not name, or all of them where there is no source, keep the order in which they
     are defined.
     """
-    called = _called_names(type(block))  # type: ignore[arg-type]
+    called = called_names(type(block))  # type: ignore[arg-type]
     position = {name: i for i, name in enumerate(called)}
     children = [(name, child) for name, child in block.named_children()]
     if all(name in position for name, child in children if list(child.parameters())):
@@ -43,7 +43,7 @@ def _is_container(module: nn.Module) -> bool:
 
 
 @cache
-def _called_names(cls: Callable[..., nn.Module]) -> list[str]:
+def called_names(cls: Callable[..., nn.Module]) -> list[str]:
     """Names N of all calls `self.N(...)` that forward makes, in the order of evaluation."""
     calls = _Calls()
     pending, seen = ["forward"], set[str]()

@@ -100,6 +100,9 @@ Expr = Reference | Literal | Variable | Call | Display | Dictionary | Either
 
 NONE = Literal(None)
 
+ABSENT = Literal(...)
+"""An attribute that an instance does not have, not even as None."""
+
 SUPER = "super().__init__"
 """The name under which a class derived from a layer of torch records how that layer is built."""
 

@@ -34,6 +34,7 @@ from pruners.describe import (
 )
 from pruners.errors import WriterError
 from pruners.expressions import (
+    ABSENT,
     NONE,
     SUPER,
     Argument,
@@ -406,7 +407,9 @@ class _ClassPlan:
         ]
         if self.instances == [self.writer.network]:
             return Constructor((), records[0])
-        return unify(records)
+        # `hasattr(self, "shortcut")` tells None from nothing at all.
+        lacking = [self._children - vars(m).keys() - m._modules.keys() for m in self.instances]
+        return unify(records, lacking)
 
     def _record(self, path: str, module: nn.Module) -> dict[str, Expr]:
         spec = block_spec(module)
@@ -780,7 +783,7 @@ class _Definitions:
             switched = cst.If(
                 test=to_code(expr.flag, imports), body=cst.IndentedBlock([assign(expr.then)])
             )
-            return [assign(expr.otherwise), switched]
+            return [switched] if expr.otherwise == ABSENT else [assign(expr.otherwise), switched]
         return [assign(expr)]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,7 +39,7 @@ class Report:
     network: str
     """Name of the network."""
     origin: str
-    """Module and class that it came from."""
+    """File and class that it came from."""
     options: Mapping[str, Any]
     input_shapes: tuple[tuple[int, ...], ...]
     """Of one example of every tensor input."""
@@ -67,8 +69,6 @@ def report_on(
     """
     full, slim = models
     graph, units, kept = selection
-    cls = type(full)
-    module = cls.__module__ if cls.__module__ != "__main__" else "a script"
     widths: dict[str, Change] = {}
     why: dict[str, str] = {}
     for axis in sorted(graph.outputs(), key=_position(graph)):
@@ -78,7 +78,7 @@ def report_on(
             why[layer] = _why(units, axis, options)
     return Report(
         network=name,
-        origin=f"{module}.{cls.__qualname__}",
+        origin=_origin(type(full)),
         options=dict(options),
         input_shapes=tuple(tuple(x.shape[1:]) for x in example_inputs if isinstance(x, Tensor)),
         parameters=Change(count_parameters(full), count_parameters(slim)),
@@ -89,7 +89,9 @@ def report_on(
     )
 
 
-def header(report: Report, stem: str, factory: str, weights_name: str) -> str:
+def header(
+    report: Report, stem: str, factory: str, weights_name: str, verified: bool = False
+) -> str:
     """The docstring of a generated file: what it is, from what, how much smaller, how to load."""
     shape = ", ".join("x".join(str(n) for n in s) for s in report.input_shapes)
     parameters, macs, options = report.parameters, report.macs, report.options
@@ -100,8 +102,8 @@ def header(report: Report, stem: str, factory: str, weights_name: str) -> str:
             f"{_si(macs.before)} -> {_si(macs.after)} multiply-accumulates at {shape}.",
             "",
             f"Generated from {report.origin}; edit freely.",
-            f"Measure {options['measure']}, method {options['method']}; how it was verified "
-            f"against the original stands in {stem}.json.",
+            f"Measure {options['measure']}, method {options['method']}.",
+            *([f"Verified against the original: see {stem}.json."] if verified else []),
             "",
             f"    from {stem} import {factory}",
             f'    model = {factory}(weights="{weights_name}")',
@@ -138,6 +140,13 @@ def manifest(
         "warnings": list(report.warnings),
         "kept": {name: [dim.tolist() for dim in dims] for name, dims in kept.items()},
     }
+
+
+def _origin(cls: type) -> str:
+    """`models/cifar/resnet.py (class ResNet)`: the file within its package, never a whole path."""
+    package = cls.__module__.rpartition(".")[0].replace(".", "/")
+    file = Path(getattr(sys.modules.get(cls.__module__), "__file__", None) or "a script").name
+    return f"{f'{package}/{file}' if package else file} (class {cls.__qualname__})"
 
 
 def _figures(change: Change) -> dict[str, Any]:

@@ -21,10 +21,11 @@ from __future__ import annotations
 
 import keyword
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pruners.expressions import (
+    ABSENT,
     NONE,
     SUPER,
     Argument,
@@ -69,16 +70,21 @@ class Constructor:
         )
 
 
-def unify(records: Sequence[Record]) -> Constructor:
-    """Lay the instances of a class over each other."""
+def unify(records: Sequence[Record], lacking: Sequence[Collection[str]] = ()) -> Constructor:
+    """Lay the instances of a class over each other.
+
+    Args:
+        lacking: for every instance, the attributes that it does not have at all; others that its
+            record leaves out are None.
+    """
     names = _merged_order([list(record) for record in records])
     sheet = _Sheet(len(records))
     everyone = tuple(range(len(records)))
     body: dict[str, Expr] = {}
     for name in names:
-        body[name] = sheet.lay(
-            [r.get(name, NONE) for r in records], everyone, () if name == SUPER else (name,)
-        )
+        missing = [ABSENT if name in gone else NONE for gone in lacking or [()] * len(records)]
+        laid = [r.get(name, m) for r, m in zip(records, missing, strict=True)]
+        body[name] = sheet.lay(laid, everyone, () if name == SUPER else (name,))
     return sheet.finish(body)
 
 
@@ -402,6 +408,8 @@ def _skeleton(expr: Expr) -> str:
     match expr:
         case Literal(None):
             return "None"
+        case Literal(value) if value is ...:
+            return "absent"
         case Literal() | Variable():
             return "."
         case Reference(name):

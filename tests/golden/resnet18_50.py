@@ -1,8 +1,8 @@
 """ResNet18, pruned: 11,689,512 -> 5,841,652 parameters (-50.0 %),
 148.6 M -> 75.8 M multiply-accumulates at 3x64x64.
 
-Generated from models.imagenet.resnet.ResNet; edit freely.
-Measure ChannelNorm, method Global; how it was verified against the original stands in resnet18_50.json.
+Generated from models/imagenet/resnet.py (class ResNet); edit freely.
+Measure ChannelNorm, method Global.
 
     from resnet18_50 import resnet18
     model = resnet18(weights="resnet18_50_pruned_v1.0.pth")

@@ -1,8 +1,8 @@
 """ResNet20, pruned: 272,474 -> 135,904 parameters (-50.1 %),
 40.8 M -> 20.7 M multiply-accumulates at 3x32x32.
 
-Generated from models.cifar.resnet.ResNet; edit freely.
-Measure ChannelNorm, method Global; how it was verified against the original stands in resnet20_50.json.
+Generated from models/cifar/resnet.py (class ResNet); edit freely.
+Measure ChannelNorm, method Global.
 
     from resnet20_50 import resnet20
     model = resnet20(weights="resnet20_50_pruned_v1.0.pth")

@@ -1,8 +1,8 @@
 """ResNet29, pruned: 313,114 -> 156,242 parameters (-50.1 %),
 47.1 M -> 23.1 M multiply-accumulates at 3x32x32.
 
-Generated from models.cifar.resnet.ResNet; edit freely.
-Measure ChannelNorm, method Global; how it was verified against the original stands in resnet29_50.json.
+Generated from models/cifar/resnet.py (class ResNet); edit freely.
+Measure ChannelNorm, method Global.
 
     from resnet29_50 import resnet29
     model = resnet29(weights="resnet29_50_pruned_v1.0.pth")
