@@ -33,6 +33,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from pruners.errors import PrunerError, did_you_mean
+from pruners.explain import Group, explain, groups, to_dot
 
 Indices = npt.NDArray[np.int64]
 
@@ -135,6 +136,8 @@ class ChannelGraph:
         self.unknown: list[UnknownOperator] = []
         self._frozen: list[tuple[Axis, Indices, str]] = []
         self._renormalised: list[tuple[Axis, Indices, str]] = []
+        self._units: Units | None = None
+        """What `units` found; None again after every change."""
 
     def size(self, axis: Axis) -> int:
         return self.shapes[axis.tensor][axis.dim]
@@ -145,6 +148,7 @@ class ChannelGraph:
             if role:
                 self.graph.nodes[axis]["role"] = role
             return
+        self._units = None
         if axis.tensor not in self.shapes or axis.dim >= len(self.shapes[axis.tensor]):
             raise PrunerError(
                 f"axis {axis}: the network has no such tensor"
@@ -157,6 +161,7 @@ class ChannelGraph:
     def couple(self, coupling: Coupling) -> None:
         self.add(coupling.a)
         self.add(coupling.b)
+        self._units = None
         self.graph.add_edge(
             coupling.a,
             coupling.b,
@@ -168,12 +173,14 @@ class ChannelGraph:
         """Whatever is coupled to these positions of the axis (all of them by default) stays."""
         self.add(axis)
         where = np.arange(self.size(axis)) if positions is None else positions
+        self._units = None
         self._frozen.append((axis, where, because))
 
     def renormalise(self, axis: Axis, because: str, positions: Indices | None = None) -> None:
         """An operator over these positions (layer norm, say) depends on how many there are."""
         self.add(axis)
         where = np.arange(self.size(axis)) if positions is None else positions
+        self._units = None
         self._renormalised.append((axis, where, because))
 
     def renormalisations(self) -> list[tuple[Axis, Indices, str]]:
@@ -186,6 +193,11 @@ class ChannelGraph:
 
     def units(self) -> Units:
         """Connected components of atoms, found for all axes at once."""
+        if self._units is None:
+            self._units = self._components()
+        return self._units
+
+    def _components(self) -> Units:
         axes = tuple(sorted(self.graph.nodes, key=str))
         index = {axis: i for i, axis in enumerate(axes)}
         starts = np.zeros(len(axes) + 1, dtype=np.int64)
@@ -225,6 +237,24 @@ class ChannelGraph:
             reasons=reasons,
             renormalised=renormalised,
         )
+
+    def groups(self) -> tuple[Group, ...]:
+        """The groups: how many units, which axes of which layers, what keeps or counts them."""
+        return groups(self)
+
+    def explain(self, layer: str) -> str:
+        """In words: what goes together with the outputs and inputs of a layer, and why.
+
+            print(graph.explain("layer2.0.conv1"))
+
+        Raises:
+            PrunerError: there is no such layer; the message offers near names.
+        """
+        return explain(self, layer)
+
+    def to_dot(self) -> str:
+        """The layers coloured by group, and what ties them, for Graphviz."""
+        return to_dot(self)
 
 
 def _groups(unit_of: Indices, axis_of_atom: Indices, n_units: int, n_axes: int) -> Indices:

@@ -1151,6 +1151,16 @@ RULES: dict[str, Rule] = _table(
 )
 
 
+SIZE_FREE = frozenset(
+    {
+        *(same, cat, pointwise, in_place, prelu, linear, total, statistic, softmax, batch_norm),
+        *(local_response_norm, RULES["max_pool1d"], RULES["max_pool2d"], RULES["max_pool3d"]),
+    }
+)
+"""Rules of operators whose arguments say nothing about how many channels there are."""
+SIZE_FREE_NAMES = frozenset(words("flatten permute transpose t unsqueeze movedim"))
+
+
 def rule_of(func: Any) -> Rule | None:
     """The rule for an operator's overload; None where there is none."""
     name = func._schema.name.split("::")[1]
@@ -1197,9 +1207,52 @@ def output_shape(name: str, call_args: tuple[Any, ...]) -> Sequence[int] | None:
         return x.shape if fits else None
     if name in ("conv1d", "conv2d", "conv3d"):
         return _convolved(*call_args)
-    if name in ("add", "mul", "sub", "div") and isinstance(call_args[1], Tensor):
-        return x.shape if agrees(call_args) and x.dtype == call_args[1].dtype else None
+    if name in ("add", "mul", "sub", "div"):
+        other = call_args[1]
+        if isinstance(other, Tensor) and x.dtype == other.dtype and x.is_floating_point():
+            return _broadcast(x.shape, other.shape)
+        number = isinstance(other, (int, float)) and x.is_floating_point()
+        return x.shape if number else None
+    if name == "linear":
+        weight = call_args[1]
+        fits = weight.dim() == 2 and x.dim() > 1 and x.shape[-1] == weight.shape[1]
+        return [*x.shape[:-1], weight.shape[0]] if fits else None
+    if name == "adaptive_avg_pool2d" and x.dim() == 4:
+        height, width = call_args[1]
+        return [*x.shape[:2], height, width]
+    if name in ("max_pool2d", "avg_pool2d") and x.dim() == 4:
+        return _pooled(name, *call_args)
     return None
+
+
+def _broadcast(a: Sequence[int], b: Sequence[int]) -> Sequence[int] | None:
+    if a == b:
+        return a
+    if len(a) < len(b):
+        a, b = b, a
+    shape = list(a)
+    for d, n in enumerate(b, len(a) - len(b)):
+        if shape[d] != n:
+            if shape[d] != 1 and n != 1:
+                return None
+            shape[d] = max(n, shape[d]) if min(n, shape[d]) else 0
+    return shape
+
+
+def _pooled(
+    name: str, x: Tensor, kernel: Any, stride: Any = None, *more: Any
+) -> Sequence[int] | None:
+    padding, *rest = more or (0,)
+    dilation = rest[0] if name == "max_pool2d" and rest else 1
+    rounds_up = rest[1:2] if name == "max_pool2d" else rest[:1]
+    if any(rounds_up):
+        return None
+    k, p, d = (list(v) * (2 // len(v)) if isinstance(v, (list, tuple)) else [v, v]
+               for v in (kernel, padding, dilation))  # fmt: skip
+    s = stride if stride else k
+    s = list(s) * (2 // len(s)) if isinstance(s, (list, tuple)) else [s, s]
+    sizes = [(x.shape[2 + i] + 2 * p[i] - d[i] * (k[i] - 1) - 1) // s[i] + 1 for i in range(2)]
+    return [*x.shape[:2], *sizes] if min(sizes) > 0 and 2 * max(p) <= min(k) else None
 
 
 def _joined(pieces: Sequence[Tensor], dim: int) -> Sequence[int] | None:

@@ -603,7 +603,11 @@ def freeze_what_breaks(model: nn.Module, trace: Trace, *, rewritable: bool) -> N
     Groups at the operator that complains are frozen, and the run is repeated until it passes. An
     operator that complains about sizes that no label explains (a width computed from that of
     another layer) is brought home by bisection: the first group with which the run breaks goes.
+
+    Where no operator takes a size from the forward, nothing can fail to fit, and nothing is run.
     """
+    if not any(tape.sized for tape in trace.tapes) and not trace.graph.unknown:
+        return
     graph = trace.graph
     for _ in range(1000):
         units = graph.units()

@@ -38,6 +38,7 @@ from pruners import operators
 from pruners.channel_graph import Axis, ChannelGraph, Coupling, Indices, UnknownOperator
 from pruners.errors import UnsupportedNetworkError
 from pruners.operators import LABELS, Call, Labels, Layer, Notes, Param, Rule
+from pruners.readers import Readers, reading
 
 Example = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments of one call of the network."""
@@ -70,6 +71,8 @@ class Tape:
     example: int
     training: bool
     meta: bool
+    sized: bool = False
+    """A size or a count in the forward may depend on how many channels there are."""
     steps: list[Step] = field(default_factory=list)
 
 
@@ -102,7 +105,7 @@ def watch(model: nn.Module, example_inputs: Any, *, rewritable: bool = False) ->
                 model, state, notes, unknown, example, number, training, rewritable
             )
             tapes.append(tape)
-            if not readers:
+            if not readers.training:
                 break
     return _built(state, notes, unknown, tapes, examples)
 
@@ -274,33 +277,6 @@ def stand_ins(state: State, meta: bool) -> dict[int, Tensor]:
                     other.__dict__[LABELS] = param
                 result[id(tensor)] = other
     return result
-
-
-@contextmanager
-def training_readers() -> Iterator[set[str]]:
-    """Collects the modules of code outside PyTorch that reads `training` while this is open.
-
-    Where nobody does, a run in training has the same operators as one in evaluation. A property
-    on the class comes before the instances' own entries, which it returns and changes.
-    """
-    readers: set[str] = set()
-
-    def get(module: nn.Module) -> bool:
-        caller = sys._getframe(1)
-        name = caller.f_globals.get("__name__", "")
-        # StochasticDepth only passes it on to a function that keeps shapes and labels.
-        if not name.startswith("torch.") and name != "torchvision.ops.stochastic_depth":
-            readers.add(name)
-        return bool(module.__dict__["training"])
-
-    def put(module: nn.Module, value: bool) -> None:
-        module.__dict__["training"] = value
-
-    nn.Module.training = property(get, put)  # type: ignore[assignment]
-    try:
-        yield readers
-    finally:
-        del nn.Module.training
 
 
 # --- watching a run ---------------------------------------------------------------------------
@@ -588,12 +564,29 @@ class Tracer(Watch):  # type: ignore[no-untyped-call]
         self.unknown = unknown
         self.tape = tape
         self.rewritable = rewritable
+        self.modules = {state.names[id(module)]: module for module in state.modules}
 
     def attention(self, tensors: Sequence[Tensor]) -> None:
         self.notes.place = running(self.state.names)
         for x in () if self.rewritable else tensors:
             for layer in self.notes.of(x):
                 self.notes.freeze(layer, "has the width that nn.MultiheadAttention checks")
+
+    def sizes(
+        self, func: Any, rule: Rule | None, name: str, path: str, args: tuple[Any, ...]
+    ) -> bool:
+        """Whether a size or count among the arguments may have to follow the channels."""
+        if rule in operators.SIZE_FREE or name in operators.SIZE_FREE_NAMES:
+            return False
+        module = self.modules.get(path)
+        if rule is operators.convolution:
+            # The groups of a layer follow its tensors (`widths` in replay).
+            return not isinstance(module, nn.modules.conv._ConvNd) and (
+                Call(func, args, {}, None).named("groups", 1) != 1
+            )
+        if rule is operators.layer_norm:
+            return type(module) is not nn.LayerNorm or module.weight is None
+        return True
 
     def step(self, func: Any, rule: Rule | None, args: tuple[Any, ...], kwargs: Any) -> Any:
         notes, name = self.notes, name_of(func)
@@ -628,6 +621,8 @@ class Tracer(Watch):  # type: ignore[no-untyped-call]
                 x.__dict__[LABELS] = own
         if name in UNRECORDED:
             return out
+        if not self.tape.sized and self.sizes(func, rule, name, module, args):
+            self.tape.sized = True
         self.tape.steps.append(
             Step(
                 func,
@@ -662,16 +657,17 @@ def _run(
     number: int,
     training: bool,
     rewritable: bool,
-) -> tuple[Tape, set[str]]:
+) -> tuple[Tape, Readers]:
     """One labelled run, on meta tensors if the network can, else on real ones."""
-    readers: set[str] = set()
+    readers = Readers()
     marks = [len(x) for x in (notes.couplings, notes.frozen, notes.counting, notes.rectangles)]
     weights = len(notes.weights)
     for meta in (True, False):
         tape = Tape(number, training, meta)
         try:
-            with untouched(state.modules), training_readers() as readers:
+            with untouched(state.modules), reading() as readers:
                 _watched(model, state, notes, unknown, example, tape, rewritable)
+            tape.sized |= readers.widths or len(notes.rectangles) > marks[3]
             break
         except Exception as error:
             for kept, length in zip(

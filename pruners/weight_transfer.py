@@ -43,7 +43,9 @@ def surviving(tensor: Tensor, kept: tuple[Indices, ...]) -> Tensor:
     for dim, indices in enumerate(kept):
         if len(indices) != result.shape[dim]:
             result = result.index_select(dim, torch.as_tensor(indices, device=tensor.device))
-    return result.clone(memory_format=torch.contiguous_format)
+    if result.untyped_storage()._cdata == tensor.untyped_storage()._cdata:
+        return result.clone(memory_format=torch.contiguous_format)
+    return result.contiguous()
 
 
 def transfer(network: nn.Module, kept: Kept) -> dict[str, Tensor]:
