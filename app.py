@@ -34,16 +34,22 @@ from pruners import BasicPruning, Options, PrunerError, VerificationError, __ver
 from pruners.alexnet import AlexNetPruning
 from pruners.demo import measure as measure_demo
 from pruners.demo import table_of
+from pruners.densenet import DenseNetPruning
 from pruners.errors import did_you_mean
+from pruners.googlenet import GoogLeNetPruning
 from pruners.job import SHIPPED_DATASET, Data, Job, noted, run_job
+from pruners.mnasnet import MNASNetPruning
 from pruners.mobilenetv2 import MobileNetV2Pruning
 from pruners.networks import Request, find_network, is_file
 from pruners.progress import note, stage
 from pruners.resnet import ResNetPruning
+from pruners.se_resnet import SEResNetPruning
+from pruners.shufflenetv2 import ShuffleNetV2Pruning
 from pruners.squeezenet import SqueezeNetPruning
 from pruners.store import check_writable, commit, save_bytes
 from pruners.tables import as_json, described, offer, show, show_files, show_offer, show_result
 from pruners.training import accuracy, train
+from pruners.vgg import VGGPruning
 
 ARCHITECTURES: dict[str, type[BasicPruning]] = {
     "resnet": ResNetPruning,
@@ -51,6 +57,12 @@ ARCHITECTURES: dict[str, type[BasicPruning]] = {
     "mobilenetv2": MobileNetV2Pruning,
     "squeezenet": SqueezeNetPruning,
     "squeezenet1_0": SqueezeNetPruning,
+    "vgg": VGGPruning,
+    "mnasnet": MNASNetPruning,
+    "googlenet": GoogLeNetPruning,
+    "se_resnet": SEResNetPruning,
+    "densenet": DenseNetPruning,
+    "shufflenetv2": ShuffleNetV2Pruning,
 }
 """The pruner class of every family of the zoo."""
 

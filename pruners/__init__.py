@@ -9,7 +9,16 @@ result.save("generated")
 from pruners.base import BasicPruning, Options, PruningResult, Saved, prune
 from pruners.blocks import register_calculator, register_transfer_func, register_writer
 from pruners.channel_graph import Axis, ChannelGraph, Coupling, Kept, Units
-from pruners.decorators import basic_block, block_decorator, bottleneck, fire, mb_conv, skip
+from pruners.decorators import (
+    basic_block,
+    block_decorator,
+    bottleneck,
+    fire,
+    inception,
+    mb_conv,
+    se_residual,
+    skip,
+)
 from pruners.dependencies import (
     Backbone,
     BackboneCalculator,
@@ -65,6 +74,7 @@ __all__ = [
     "block_decorator",
     "bottleneck",
     "fire",
+    "inception",
     "mb_conv",
     "prune",
     "register_calculator",
@@ -72,6 +82,7 @@ __all__ = [
     "register_transfer_func",
     "register_writer",
     "residual_backbone",
+    "se_residual",
     "skip",
     "split_and_aggregate_backbone",
     "write_activation",

@@ -35,6 +35,10 @@ class BlockSpec:
     lType: str
     convs: tuple[str, ...]
     downsampling: tuple[str, ...] = ()
+    branches: tuple[tuple[str, ...], ...] = ()
+    """The names in `convs`, by parallel branch; empty where there is but one."""
+    gate: tuple[str, ...] = ()
+    """Layers whose output scales the channels that they read."""
 
 
 def block_spec(module: nn.Module) -> BlockSpec | None:

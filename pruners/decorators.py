@@ -26,8 +26,10 @@ from pruners.blocks import (
 from pruners.dependencies import (
     DependencyCalculator,
     FireCalculator,
+    InceptionCalculator,
     MBConvCalculator,
     ResidualCalculator,
+    SEResidualCalculator,
 )
 from pruners.errors import PrunerError
 
@@ -97,6 +99,61 @@ def fire(lType: str, convs: Sequence[str]) -> Callable[[Block], Block]:
     return _describe("fire", FireCalculator(), lType, convs)
 
 
+def inception(lType: str, branches: Sequence[Sequence[str]]) -> Callable[[Block], Block]:
+    """Branches side by side that read the block's input; they are concatenated.
+
+    Layers that are no convolutions, such as norms and poolings, are not named: they belong to the
+    convolution that they follow, or to the one that they share a container with.
+
+    Args:
+        lType: name of the block type.
+        branches: for every branch the names of its convolutions in the order in which they run;
+            the branches in the order in which they are concatenated.
+    """
+    if isinstance(branches, str) or any(isinstance(branch, str) for branch in branches):
+        raise PrunerError(
+            f"@inception(branches={branches!r}): expected a list of names for every branch, such "
+            f"as [['conv1'], ['conv2', 'conv3']]"
+        )
+    named = tuple(tuple(branch) for branch in branches)
+    if len(named) < 2:
+        raise PrunerError(
+            f"@inception(branches={[list(branch) for branch in named]}): expected at least two "
+            f"branches"
+        )
+    convs = _names("inception", "branches", [name for branch in named for name in branch])
+    spec = BlockSpec("inception", lType, convs, branches=named)
+    return _attach(spec, InceptionCalculator())
+
+
+def se_residual(
+    lType: str, convs: Sequence[str], downsampling: Sequence[str] = (), gate: Sequence[str] = ()
+) -> Callable[[Block], Block]:
+    """A residual block with squeeze-excite: a gate reads the main branch and scales its channels.
+
+    Args:
+        lType, convs, downsampling: as for `basic_block`.
+        gate: the names of the gate's layers, convolutions or Linears, in the order in which they
+            run. The gate scales what its first layer reads.
+    """
+    gate = _names("se_residual", "gate", gate)
+    if not gate:
+        raise PrunerError(
+            "@se_residual(gate=[]): name the layers of the gate; without one, use @basic_block"
+        )
+    spec = BlockSpec(
+        "se_residual",
+        lType,
+        _names("se_residual", "convs", convs),
+        _names("se_residual", "downsampling", downsampling),
+        gate=gate,
+    )
+    for name in gate:
+        if name in spec.convs:
+            raise PrunerError(f"@se_residual: '{name}' is named in convs and in gate")
+    return _attach(spec, SEResidualCalculator())
+
+
 def block_decorator(
     name: str,
     calculator: DependencyCalculator | None = None,
@@ -162,13 +219,20 @@ def _describe(
         _names(decorator, "convs", convs),
         _names(decorator, "downsampling", downsampling),
     )
+    return _attach(spec, calculator)
+
+
+def _attach(spec: BlockSpec, calculator: DependencyCalculator | None) -> Callable[[Block], Block]:
     if not spec.convs:
-        raise PrunerError(f"@{decorator}(convs=[]): name at least one convolution of the block")
+        argument = "branches" if spec.branches else "convs"
+        raise PrunerError(
+            f"@{spec.decorator}({argument}=[]): name at least one convolution of the block"
+        )
     if calculator is not None:
-        register_calculator(lType, calculator)
+        register_calculator(spec.lType, calculator)
 
     def attach(cls: Block) -> Block:
-        _check_class(decorator, cls)
+        _check_class(spec.decorator, cls)
         setattr(cls, ATTRIBUTE, spec)
         return cls
 

@@ -9,9 +9,10 @@ of the activation at that place, and ties every block to it.
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -50,8 +51,30 @@ class Block:
         return int(tensor.shape[axis.dim])
 
     def main(self) -> dict[str, nn.Module]:
-        """The layers of the main branch: all but the downsampling ones."""
-        return {path: layer for path, layer in self.layers().items() if not self._is_side(path)}
+        """The layers of the main branch: all but those of the shortcut and of the gate."""
+        gate = self.gate()
+        return {
+            path: layer
+            for path, layer in self.layers().items()
+            if not self._is_side(path) and path not in gate
+        }
+
+    def gated(self) -> dict[str, nn.Module]:
+        """The layers of the main branch that run before the gate."""
+        first = next(iter(self.gate()), None)
+        before = list(itertools.takewhile(lambda path: path != first, self.layers()))
+        return {path: layer for path, layer in self.main().items() if path in before}
+
+    def gate(self) -> dict[str, nn.Module]:
+        """The layers that run from the first layer of the gate to its last."""
+        layers = list(self.layers().items())
+        named = {_join(self.path, name) for name in self.spec.gate}
+        convs = {_join(self.path, name) for name in self.spec.convs}
+        places = [i for i, (path, _) in enumerate(layers) if path in named]
+        if not places:
+            return {}
+        span = layers[places[0] : places[-1] + 1]
+        return {p: m for p, m in span if p not in convs and not self._is_side(p)}
 
     def side(self) -> dict[str, nn.Module]:
         """The downsampling layers."""
@@ -68,35 +91,44 @@ class Block:
         layers = self.layers()
         convolutions = {p: m for p, m in layers.items() if is_weighted(m) and not self._is_side(p)}
         has = ", ".join(p.removeprefix(f"{self.path}.") for p in convolutions) or "none"
-        named = {_join(self.path, name): name for name in spec.convs}
-        for path, name in named.items():
-            if path not in convolutions and not absent(self.module, name):
-                what = "which is no convolution" if path in layers else "which the block lacks"
-                raise PrunerError(
-                    f"{where} names '{name}' in convs, {what}; its convolutions are: {has}"
-                )
+        argument = "branches" if spec.branches else "convs"
+        named: set[str] = set()
+        for argument_of, names in ((argument, spec.convs), ("gate", spec.gate)):
+            for name in names:
+                path = _join(self.path, name)
+                named.add(path)
+                if path not in convolutions and not absent(self.module, name):
+                    what = "which is no convolution" if path in layers else "which the block lacks"
+                    raise PrunerError(
+                        f"{where} names '{name}' in {argument_of}, {what}; its convolutions are: "
+                        f"{has}"
+                    )
         for path in convolutions:
             if path not in named:
                 name = path.removeprefix(f"{self.path}.")
                 raise PrunerError(
-                    f"{where} does not name the convolution '{name}'; name all of them in convs "
-                    f"(or in downsampling, for those of the shortcut): {has}"
+                    f"{where} does not name the convolution '{name}'; name all of them in "
+                    f"{argument} (or in downsampling, for those of the shortcut): {has}"
                 )
         for name in spec.downsampling:
             # A block without it may lack the attribute: its forward then asks with hasattr.
-            names = called_names(type(self.module))  # type: ignore[arg-type]
-            named_in_forward = name.split(".")[0] in names
+            called = called_names(type(self.module))  # type: ignore[arg-type]
+            named_in_forward = name.split(".")[0] in called
             if not _has_attribute(self.module, name) and not named_in_forward:
                 raise PrunerError(
                     f"{where} names '{name}' in downsampling, which the block lacks; its layers "
                     f"are: {', '.join(n for n, _ in self.module.named_children())}"
                 )
-        order = [path for path in layers if path in named]
-        if order != [path for path in named if path in layers]:
-            raise PrunerError(
-                f"{where} names convs in the order {', '.join(spec.convs)}, but they run in the "
-                f"order {', '.join(p.removeprefix(f'{self.path}.') for p in order)}"
-            )
+        # Branches run side by side, in whatever order.
+        rows = [(argument, names) for names in spec.branches or (spec.convs,)]
+        for argument_of, names in (*rows, ("gate", spec.gate)):
+            paths = {_join(self.path, name): name for name in names}
+            order = [path for path in layers if path in paths]
+            if order != [path for path in paths if path in layers]:
+                raise PrunerError(
+                    f"{where} names {argument_of} in the order {', '.join(names)}, but they run in "
+                    f"the order {', '.join(paths[p] for p in order)}"
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +210,30 @@ def residual_backbone(block: Block, shortcut: bool = True) -> Backbone:
     )
 
 
+def gated_residual_backbone(block: Block) -> Backbone:
+    """A row of layers, some of whose channels a gate scales, added to the block's input.
+
+    The layers of the gate read the channels of the main branch as they are where the gate runs,
+    and scale the same channels.
+    """
+    residual = residual_backbone(block)
+    main, gate = row(block.gated()), row(block.gate())
+    if gate.unknown or not gate.reads:
+        unknown = residual.interface.unknown or gate.unknown
+        return replace(residual, interface=replace(residual.interface, unknown=unknown))
+    couplings = [*residual.couplings, *gate.couplings]
+    reads = residual.interface.reads
+    if main.output is None:
+        reads += gate.reads
+    else:
+        for read in gate.reads:
+            couplings += meet(main.output, read, block.size, f"{block.path}: gate")
+        if gate.output is not None:
+            couplings += tie(main.output, gate.output, block.size, f"{block.path}: gate")
+    interface = replace(residual.interface, reads=reads)
+    return Backbone(interface, tuple(couplings), residual.external)
+
+
 def split_and_aggregate_backbone(
     block: Block,
     stem: Sequence[str],
@@ -186,8 +242,9 @@ def split_and_aggregate_backbone(
 ) -> Backbone:
     """A stem, then branches that all read its output, then their concatenation or sum.
 
-    Every layer of the block belongs to the convolution that it follows; layers in front of the
-    first convolution belong to the stem.
+    Every layer of the block belongs to the convolution that it follows, or to the next one where it
+    shares a container with that one alone; layers in front of the first convolution belong to the
+    stem, or else to the first branch.
 
     Args:
         stem: convolutions of the stem, in order; empty where the branches read the block's input.
@@ -261,14 +318,28 @@ def _tail(
 
 
 def _parts(block: Block, groups: Sequence[Sequence[str]]) -> list[dict[str, nn.Module]]:
-    """The block's layers, each with the group of convolutions that it follows."""
+    """The block's layers, each with the group of convolutions that it belongs to."""
     group_of = {_join(block.path, name): i for i, names in enumerate(groups) for name in names}
     parts: list[dict[str, nn.Module]] = [{} for _ in groups]
-    current = 0
-    for path, layer in block.layers().items():
-        current = group_of.get(path, current)
-        parts[current][path] = layer
+    layers = block.layers()
+    named = [path for path in layers if path in group_of]
+    before = ""
+    for path, layer in layers.items():
+        after = next(iter(named), "")
+        if path == after:
+            before = named.pop(0)
+        # `branch4.0`, a pooling, belongs to `branch4.1` rather than to `branch3.1` before it.
+        nearest = before or after
+        if after and _shared(path, after) > _shared(path, nearest):
+            nearest = after
+        parts[group_of.get(nearest, 0)][path] = layer
     return parts
+
+
+def _shared(a: str, b: str) -> int:
+    """How many containers two layers are both in."""
+    pairs = zip(a.split(".")[:-1], b.split(".")[:-1], strict=False)
+    return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
 class ResidualCalculator(BackboneCalculator):
@@ -301,6 +372,20 @@ class FireCalculator(BackboneCalculator):
     def backbone(self, block: Block) -> Backbone:
         squeeze, *expand = block.spec.convs
         return split_and_aggregate_backbone(block, [squeeze], [[name] for name in expand], "cat")
+
+
+class InceptionCalculator(BackboneCalculator):
+    """Branches that all read the block's input, concatenated in the order of their names."""
+
+    def backbone(self, block: Block) -> Backbone:
+        return split_and_aggregate_backbone(block, [], block.spec.branches, "cat")
+
+
+class SEResidualCalculator(BackboneCalculator):
+    """A residual block whose main branch is scaled by a squeeze-excite gate that reads it."""
+
+    def backbone(self, block: Block) -> Backbone:
+        return gated_residual_backbone(block)
 
 
 class LayerCalculator(DependencyCalculator):
@@ -599,13 +684,16 @@ __all__ = [
     "Block",
     "DependencyCalculator",
     "FireCalculator",
+    "InceptionCalculator",
     "Interface",
     "LayerCalculator",
     "MBConvCalculator",
     "Read",
     "ResidualCalculator",
+    "SEResidualCalculator",
     "declared_graph",
     "find_blocks",
+    "gated_residual_backbone",
     "meet",
     "residual_backbone",
     "row",

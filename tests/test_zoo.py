@@ -24,7 +24,10 @@ DEEP = {"ResNet110", "ResNet164", "ResNet101"}
 ONE_OF_EACH = {
     *("ResNet20", "ResNet29", "ResNet18", "ResNet50"),
     *("AlexNet", "MobileNetV2", "SqueezeNet"),
+    *("VGG11", "MNASNet", "GoogLeNet", "SEResNet20", "DenseNet40", "ShuffleNetV2"),
 }
+
+UNDECORATED = {"alexnet", "vgg", "densenet", "shufflenetv2"}
 
 
 def parametrize_models(quick: set[str]) -> pytest.MarkDecorator:
@@ -74,7 +77,8 @@ def test_entry_says_what_the_network_is(name):
     assert model(example(name)).shape == (2, entry["num_classes"])
     if entry["depth"] is not None:
         assert name.endswith(str(entry["depth"]))
-        assert sum("downsample" not in layer for layer in layers(model)) == entry["depth"]
+        sides = [n for n in layers(model) if "downsample" in n or ".gate." in n]
+        assert len(layers(model)) - len(sides) == entry["depth"]
 
 
 @every_model
@@ -101,7 +105,7 @@ def test_modules_are_defined_in_the_order_in_which_they_run(name):
 @every_model
 def test_blocks_are_described_and_their_layers_exist(name):
     blocks = [b for b in find_blocks(build(name)).values() if b.spec.decorator]
-    assert bool(blocks) == ("AlexNet" not in name)
+    assert bool(blocks) == (MODELS[name]["family"] not in UNDECORATED)
     for block in blocks:
         block.check()
 
@@ -115,6 +119,7 @@ def test_blocks_are_described_and_their_layers_exist(name):
         ("ResNet56", 855_770),  # 0.85 M
         ("ResNet110", 1_730_714),  # 1.7 M
         ("ResNet164", 1_704_154),  # 1.7 M in "Identity Mappings in Deep Residual Networks"
+        ("DenseNet40", 1_019_722),  # 1.0 M in table 2 of the paper
         ("ResNet18", 11_689_512),
         ("ResNet34", 21_797_672),
         ("ResNet50", 25_557_032),
