@@ -615,7 +615,7 @@ def freeze_what_breaks(model: nn.Module, trace: Trace, *, rewritable: bool) -> N
         if problem is None:
             return
         if not _freeze_at(trace, units, problem):
-            _bisect(model, trace, units, rewritable)
+            _bisect(model, trace, units, problem, rewritable)
     raise AssertionError("freezing does not come to an end")
 
 
@@ -681,12 +681,26 @@ def _freeze(trace: Trace, units: Units, ids: Indices, because: str) -> bool:
     return found
 
 
-def _bisect(model: nn.Module, trace: Trace, units: Units, rewritable: bool) -> None:
+def _groups_near(trace: Trace, units: Units, problem: _Problem) -> Indices:
+    """The groups of the parameters in the module whose operator complains."""
+    if problem.step is None:
+        return np.empty(0, dtype=np.int64)
+    path = problem.step.place.rpartition(": ")[0]
+    mine = [axis for axis in units.axes if axis.tensor.startswith(f"{path}.")]
+    found = [units.group_of[units.of(axis)] for axis in mine]
+    return np.unique(np.concatenate(found)) if path and found else np.empty(0, dtype=np.int64)
+
+
+def _bisect(
+    model: nn.Module, trace: Trace, units: Units, problem: _Problem, rewritable: bool
+) -> None:
     """Freeze the group with which the run begins to break."""
     groups = np.unique(units.group_of[~units.frozen])
-    low, high = 0, len(groups)
-    problem = None
-    while high - low > 1 or problem is None:
+    near = np.intersect1d(groups, _groups_near(trace, units, problem))
+    if len(near) and _problem(model, trace, units, _half(units, near), rewritable) is not None:
+        groups = near  # nearly always, and there are one or two of these
+    low, high, known = 0, len(groups), problem if len(groups) == len(near) == 1 else None
+    while high - low > 1 or known is None:
         middle = (low + high) // 2 if high - low > 1 else high
         found = _problem(model, trace, units, _half(units, groups[:middle]), rewritable)
         if found is None:
@@ -694,7 +708,8 @@ def _bisect(model: nn.Module, trace: Trace, units: Units, rewritable: bool) -> N
             if low >= high:
                 raise AssertionError("the run breaks and then does not")
         else:
-            high, problem = middle, found
+            high, known = middle, found
+    problem = known
     units_of_group = np.flatnonzero(units.group_of == groups[high - 1])
     atoms = np.flatnonzero(np.isin(units.unit_of, units_of_group))
     axis_of_atom = units.axis_of_atom()
