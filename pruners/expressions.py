@@ -96,7 +96,14 @@ class Either:
     otherwise: Expr
 
 
-Expr = Reference | Literal | Variable | Call | Display | Dictionary | Either
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """`a + b`: the width of a concatenation."""
+
+    items: tuple[Expr, ...]
+
+
+Expr = Reference | Literal | Variable | Call | Display | Dictionary | Either | Sum
 
 NONE = Literal(None)
 
@@ -141,6 +148,11 @@ def to_code(expr: Expr, imports: Imports) -> cst.BaseExpression:
             return cst.Dict(
                 [cst.DictElement(_literal(k, imports), to_code(v, imports)) for k, v in items]
             )
+        case Sum(items):
+            total, *rest = (to_code(item, imports) for item in items)
+            for term in rest:
+                total = cst.BinaryOperation(total, cst.Add(), term)
+            return total
         case Either(flag, then, otherwise):
             return cst.IfExp(
                 test=to_code(flag, imports),

@@ -36,6 +36,7 @@ from pruners.expressions import (
     Expr,
     Literal,
     Reference,
+    Sum,
     Variable,
 )
 
@@ -110,6 +111,8 @@ class _Column:
     """The column whose parameter serves this one; itself unless merged."""
     constant: Expr | None = None
     """The value, where the column needs no parameter after all."""
+    terms: tuple[int, ...] = ()
+    """The columns whose sum it is in every instance: the width of a concatenation."""
 
     @property
     def argument(self) -> str:
@@ -208,11 +211,16 @@ class _Sheet:
     def finish(self, body: Record) -> Constructor:
         """Merge the columns, name them, and put their names into the slots."""
         self._merge()
-        owners = [i for i, c in enumerate(self.columns) if c.owner == i and c.constant is None]
+        self._find_sums()
+        owners = [
+            i
+            for i, c in enumerate(self.columns)
+            if c.owner == i and c.constant is None and not c.terms
+        ]
         names = self._names(owners, body)
         parameters = {i: self._parameter(i, names[i]) for i in owners}
         filled = {
-            name: self._fill(expr, [self._value(c, parameters) for c in self.columns])
+            name: self._fill(expr, [self._value(i, parameters) for i in range(len(self.columns))])
             for name, expr in body.items()
         }
         ordered = sorted(
@@ -253,6 +261,40 @@ class _Sheet:
             if not candidates and not column.flag and all(v == values[0] for v in values):
                 column.constant = values[0]
             column.owner = candidates[0] if candidates else i
+
+    def _find_sums(self) -> None:
+        """Widths behind a concatenation: the sum of what layers in front of them make.
+
+        Only neighbours among the layers that make channels are tried, at most six of them, and
+        only where there are instances enough to tell a sum from a coincidence.
+        """
+        if self.count < 2:
+            return
+        full = [c for c in self.columns if c.width and len(c.values) == self.count]
+        makers = [c.owner for c in full if c.argument.startswith("out_")]
+        for i, column in enumerate(self.columns):
+            makes = any(c.owner == i and c.argument.startswith("out_") for c in self.columns)
+            if column.owner != i or not column.width or makes or column not in full:
+                continue
+            earlier = [j for j in dict.fromkeys(makers) if j < i]
+            runs = (
+                tuple(earlier[start:end])
+                for end in range(len(earlier), 1, -1)
+                for start in range(end - 2, max(-1, end - 7), -1)
+            )
+            column.terms = next((run for run in runs if self._is_sum(column, run)), ())
+
+    def _is_sum(self, column: _Column, terms: tuple[int, ...]) -> bool:
+        def number(expr: Expr) -> int | None:
+            value = expr.value if isinstance(expr, Literal) else None
+            return value if isinstance(value, int) else None
+
+        for k in range(self.count):
+            whole = number(column.values[k])
+            parts = [number(self.columns[j].values[k]) for j in terms]
+            if whole is None or None in parts or sum(p for p in parts if p is not None) != whole:
+                return False
+        return True
 
     def _parameter(self, i: int, name: str) -> Parameter:
         column = self.columns[i]
@@ -340,10 +382,13 @@ class _Sheet:
             reads.get(c.path[:-1]) == source and c.owner not in (last.owner, source) for c in makers
         )
 
-    @staticmethod
-    def _value(column: _Column, parameters: Mapping[int, Parameter]) -> Expr:
+    def _value(self, i: int, parameters: Mapping[int, Parameter]) -> Expr:
+        column = self.columns[i]
         if column.constant is not None:
             return column.constant
+        owner = self.columns[column.owner]
+        if owner.terms:
+            return Sum(tuple(self._value(j, parameters) for j in owner.terms))
         parameter = parameters[column.owner]
         return Variable(parameter.name, None, parameter.width)
 

@@ -164,3 +164,21 @@ def test_attributes_keep_the_order_of_every_instance() -> None:
         {"a": Literal(1), "b": Literal(1), "c": Literal(1)},
     ]
     assert list(unify(records).body) == ["a", "b", "c"]
+
+
+def test_the_width_of_a_concatenation_is_a_sum() -> None:
+    def branches(a: int, b: int, norm: int) -> dict[str, Expr]:
+        return {
+            "left": write_layer(nn.Conv2d(8, a, 1)),
+            "right": write_layer(nn.Conv2d(8, b, 3)),
+            "norm": write_layer(nn.BatchNorm2d(norm)),
+        }
+
+    joined = unify([branches(3, 4, 7), branches(5, 2, 7), branches(6, 6, 12)])
+    assert [p.name for p in joined.parameters] == ["left_channels", "right_channels"]
+    norm = to_code(joined.body["norm"], Imports())
+    assert cst.Module([]).code_for_node(norm) == "nn.BatchNorm2d(left_channels + right_channels)"
+    apart = unify([branches(3, 4, 7), branches(5, 2, 8)])
+    assert len(apart.parameters) == 3
+    alone = unify([branches(3, 4, 7)])
+    assert alone.parameters == ()
