@@ -1,6 +1,7 @@
 # make demo        the main job, on real digits (two minutes after installation)
 # make test        all tests
 # make test-zoo    the long tests: every network of the zoo
+# make test-fuzz   500 random networks, pruned all the way
 # make lint        ruff and mypy
 # make bench       the benchmarks
 # make checkpoint  train the weights that ship with the zoo anew
@@ -14,7 +15,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 # What an installation depends on; a newer one of them installs again.
 PACKAGING := setup.cfg pyproject.toml
 
-.PHONY: demo test test-zoo lint bench checkpoint clean
+.PHONY: demo test test-zoo test-fuzz lint bench checkpoint clean
 .DELETE_ON_ERROR:
 
 # PASSIVE: threads that spin while they wait triple the time when something else runs, too.
@@ -26,6 +27,9 @@ test: $(VENV)/.installed-dev
 
 test-zoo: $(VENV)/.installed-dev
 	$(PYTEST) -m zoo
+
+test-fuzz: $(VENV)/.installed-dev
+	NETWORKS=500 $(PYTEST) tests/test_tracing_random.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check

@@ -1,8 +1,9 @@
 """Every classification, segmentation and video network of torchvision, whole.
 
 For each: the graph is built, no operator is unknown, half of the removable units go, and the
-sliced network equals the oracle. `python tests/test_torchvision.py [name ...]` prints a table
-(`make sweep`).
+sliced network equals the oracle. For a table:
+
+    PYTHONPATH=. python tests/test_torchvision.py [name ...]
 """
 
 from __future__ import annotations
