@@ -346,7 +346,8 @@ class _Sheet:
         if isinstance(out, _Slot):
             column = self.columns[out.column]
             lasts = [c for c in self.columns if c.width and c.argument.startswith("out_")]
-            if column.owner not in names and not self._has_siblings(column, lasts):
+            of_a_sum = any(column.owner in c.terms for c in self.columns)
+            if column.owner not in names and not of_a_sum and not self._has_siblings(column, lasts):
                 give(column.owner, column.argument)
         middle = [i for i in widths if i not in names]
         for i in middle:
