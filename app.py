@@ -3,6 +3,7 @@
 python app.py --arch resnet --prune-pct 50          a slimmer network, as source
 python app.py demo                                  the same, fine-tuned and measured
 python app.py train --arch resnet --out FILE        weights to prune
+python app.py graph --arch resnet                   which channels go together
 python app.py --list                                everything on offer
 """
 
@@ -32,9 +33,11 @@ from safetensors.torch import save as safetensors_bytes
 import models  # noqa: F401  registers the zoo
 from pruners import BasicPruning, Options, PrunerError, VerificationError, __version__
 from pruners.alexnet import AlexNetPruning
+from pruners.analysis import analyse
 from pruners.demo import measure as measure_demo
 from pruners.demo import table_of
 from pruners.densenet import DenseNetPruning
+from pruners.drawing import check_format, picture
 from pruners.errors import did_you_mean
 from pruners.googlenet import GoogLeNetPruning
 from pruners.job import SHIPPED_DATASET, Data, Job, noted, run_job
@@ -42,12 +45,22 @@ from pruners.mnasnet import MNASNetPruning
 from pruners.mobilenetv2 import MobileNetV2Pruning
 from pruners.networks import Request, find_network, is_file
 from pruners.progress import note, stage
+from pruners.report import unknown_operators
 from pruners.resnet import ResNetPruning
 from pruners.se_resnet import SEResNetPruning
 from pruners.shufflenetv2 import ShuffleNetV2Pruning
 from pruners.squeezenet import SqueezeNetPruning
 from pruners.store import check_writable, commit, save_bytes
-from pruners.tables import as_json, described, offer, show, show_files, show_offer, show_result
+from pruners.tables import (
+    as_json,
+    described,
+    offer,
+    show,
+    show_files,
+    show_groups,
+    show_offer,
+    show_result,
+)
 from pruners.training import accuracy, train
 from pruners.vgg import VGGPruning
 
@@ -287,6 +300,49 @@ def train_command(
         with noted(out, ctx.obj):
             commit({out: content})
     print(f"{out}  {network.name}, {percent:.2f} % of the test images of {splits.name}")
+
+
+@app.command("graph")
+def graph_command(
+    ctx: typer.Context,
+    arch: Arch = None,
+    depth: Depth = None,
+    arch_args: ArchArgs = None,
+    checkpoint: Checkpoint = None,
+    input_shape: InputShape = None,
+    num_classes: NumClasses = None,
+    layer: Annotated[
+        str | None,
+        typer.Option("--explain", metavar="LAYER", help="What goes with this layer's channels."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A picture: .svg, .dot or .png.")
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    debug: Debug = False,
+) -> None:
+    """Show which layers lose channels together, and which operator ties them."""
+    if out is not None:
+        check_format(out)
+        check_writable(out.parent)
+    setup_pruner(_given(arch))
+    request = Request(
+        _given(arch), depth, arch_args, input_shape, num_classes, checkpoint, seed, device
+    )
+    with redirect_stdout(sys.stderr), stage(f"analysing {request.arch}"):
+        network = find_network(request, shipped=False)
+        graph = analyse(network.model, network.example_inputs(seed)).graph
+    for warning in unknown_operators(graph):
+        note(f"warning: {warning}")
+    if layer is not None:
+        print(graph.explain(layer))
+    else:
+        show_groups(graph)
+    if out is not None:
+        with noted(out, ctx.obj):
+            commit({out: picture(graph, out)})
+        print(f"\n{out}  the layers in the colours of their groups")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import keyword
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from pruners.analysis import analyse, positional_examples
 from pruners.channel_graph import ChannelGraph, Kept, Units
 from pruners.errors import PrunerError
-from pruners.given import check_given, hooked
+from pruners.given import check_examples, check_given, hooked
 from pruners.loading import import_source
 from pruners.methods import Budget, Target, kept_after, select
 from pruners.model_writers import Writer
@@ -32,7 +33,7 @@ from pruners.replay import restricted
 from pruners.report import Report, header, manifest, report_on
 from pruners.scoring import measure_named, score_units
 from pruners.store import manifest_text, publish, save_bytes
-from pruners.tracing import Trace, map_tensors, unwrapped
+from pruners.tracing import Trace, map_tensors, nested_tensors, unwrapped
 from pruners.verify import Case, Outcome, expected_outputs, require, tolerance_for, verify
 from pruners.weight_transfer import slim_instance, transfer
 
@@ -101,6 +102,7 @@ class BasicPruning:
         check_given(model)
         self.model = model
         self.examples = positional_examples(model, example_inputs)
+        check_examples(model, [nested_tensors(example) for example in self.examples])
         self.example_inputs = self.examples[0]
         self.options = options
         self.netName = netName or self.netName or type(model).__name__
@@ -116,6 +118,8 @@ class BasicPruning:
         trace = self.analysis()
         graph = trace.graph
         units = graph.units()
+        if options.prune_pct and units.frozen.all():
+            raise PrunerError(_nothing_to_remove(self.netName, units))
         scores = score_units(self.model, graph, units, measure)
         kept = kept_after(graph, units, select(graph, units, scores, budget, options.method))
         return PruningResult(self, trace, units, kept)
@@ -155,9 +159,16 @@ class PruningResult:
         gone = np.ones(self.units.count, dtype=bool)
         for axis in self.units.axes:
             gone[self.units.of(axis)[self.kept[axis.tensor][axis.dim]]] = False
-        places = self.units.renormalised.items()
-        groups = set(self.units.group_of[gone])
-        return tuple(sorted({why for unit, why in places if self.units.group_of[unit] in groups}))
+        groups = np.unique(self.units.group_of[gone])
+        return tuple(
+            sorted(
+                {
+                    because
+                    for axis, positions, because in self.graph.renormalisations()
+                    if np.isin(self.units.group_of[self.units.of(axis)[positions]], groups).any()
+                }
+            )
+        )
 
     @cached_property
     def slim(self) -> nn.Module:
@@ -192,6 +203,7 @@ class PruningResult:
             pruning.example_inputs,
             asdict(pruning.options),
             (self.graph, self.units, self.kept),
+            self.counted,
             (*self.writer.warnings, *(f"{path}: its hooks are left out" for path in hooked(model))),
         )
 
@@ -302,6 +314,15 @@ def checked_name(name: str) -> str:
             f"--name {name!r}: {why}; expected letters, digits and underscores, as in resnet20_50"
         )
     return name
+
+
+def _nothing_to_remove(name: str, units: Units) -> str:
+    """Why no channel of the network can go: the reasons that hold most of them."""
+    reasons = [why for why, _ in Counter(units.reasons.values()).most_common(3)]
+    return (
+        f"{name}: has no channel that could be removed; all {units.count} stay"
+        f"{': ' if reasons else ''}{'; '.join(reasons)}"
+    )
 
 
 def _home_of(model: nn.Module) -> tuple[str, ...]:

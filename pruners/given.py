@@ -6,11 +6,13 @@ what the source says; each is refused in one line that names the way out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from pruners.errors import UnsupportedNetworkError
+from pruners.errors import PrunerError, UnsupportedNetworkError
 from pruners.layers import is_weighted
 
 
@@ -54,6 +56,25 @@ def check_given(model: nn.Module) -> None:
                 f"{other} and {name} are one tensor; networks that share weights are not "
                 f"supported yet: give each layer its own"
             )
+
+
+def check_examples(model: nn.Module, examples: Sequence[Sequence[Tensor]]) -> None:
+    """Raises PrunerError without an example, or where one is on another device than the network.
+
+    Args:
+        examples: the tensors of each example.
+    """
+    if not examples:
+        raise PrunerError("example_inputs: an empty list; expected at least one example input")
+    devices = {str(tensor.device): None for tensor in model.state_dict(keep_vars=True).values()}
+    for number, tensors in enumerate(examples):
+        for tensor in tensors:
+            if devices and str(tensor.device) not in devices:
+                raise PrunerError(
+                    f"example input {number} of shape {tuple(tensor.shape)} is on {tensor.device}, "
+                    f"{type(model).__name__} is on {' and '.join(devices)}; expected both on one "
+                    f"device: move the input with .to({next(iter(devices))!r})"
+                )
 
 
 def hooked(model: nn.Module) -> list[str]:

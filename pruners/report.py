@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruners.channel_graph import Axis, ChannelGraph, Kept, Units
+from pruners.channel_graph import Axis, ChannelGraph, Kept, Units, UnknownOperator
 from pruners.metrics import count_macs, count_parameters
 from pruners.verify import Outcome
 from pruners.version import __version__
@@ -50,6 +50,10 @@ class Report:
     """Output channels of every convolution and Linear, by module path."""
     kept_because: Mapping[str, str]
     """For every layer that lost no channel, why."""
+    unknown: tuple[UnknownOperator, ...]
+    """Operators without a rule, and how many channels stay because of each."""
+    renormalised: tuple[str, ...]
+    """Places of the operators whose result depends on how many of the pruned channels there are."""
     warnings: tuple[str, ...]
 
 
@@ -59,6 +63,7 @@ def report_on(
     example_inputs: Sequence[Any],
     options: Mapping[str, Any],
     selection: tuple[ChannelGraph, Units, Kept],
+    renormalised: Sequence[str],
     warnings: Sequence[str],
 ) -> Report:
     """Figures of a network before and after.
@@ -66,6 +71,8 @@ def report_on(
     Args:
         models: the full network and the slim one, which may be on the meta device.
         selection: the graph, its units, and what stays.
+        renormalised: places of the operators that count the pruned channels.
+        warnings: what else there is to say.
     """
     full, slim = models
     graph, units, kept = selection
@@ -85,8 +92,30 @@ def report_on(
         macs=Change(count_macs(full, example_inputs), count_macs(slim, example_inputs)),
         widths=widths,
         kept_because=why,
-        warnings=tuple(warnings),
+        unknown=tuple(graph.unknown),
+        renormalised=tuple(renormalised),
+        warnings=(*unknown_operators(graph), *_counting(renormalised), *warnings),
     )
+
+
+def unknown_operators(graph: ChannelGraph) -> list[str]:
+    """A line for every operator that no rule explains."""
+    return [
+        f"{found.module or 'the network'}: {found.operator} has no rule, so the "
+        f"{found.channels} channels that it touches stay"
+        for found in graph.unknown
+    ]
+
+
+def _counting(places: Sequence[str]) -> list[str]:
+    """One line for all operators that count: a transformer has dozens."""
+    if not places:
+        return []
+    shown = ", ".join(places[:3]) + (f" and {len(places) - 3} more" if len(places) > 3 else "")
+    return [
+        f"{shown}: the result depends on how many channels there are, and some are gone; compare "
+        f"with the network restricted to the rest, or keep them with exact_only"
+    ]
 
 
 def header(
@@ -137,6 +166,11 @@ def manifest(
         },
         "widths": {name: [w.before, w.after] for name, w in report.widths.items()},
         "kept_because": dict(report.kept_because),
+        "unknown_operators": [
+            {"operator": found.operator, "module": found.module, "channels": found.channels}
+            for found in report.unknown
+        ],
+        "renormalised": list(report.renormalised),
         "warnings": list(report.warnings),
         "kept": {name: [dim.tolist() for dim in dims] for name, dims in kept.items()},
     }

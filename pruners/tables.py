@@ -9,8 +9,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from pruners.channel_graph import ChannelGraph
 from pruners.datasets import DATASETS
+from pruners.explain import printable
 from pruners.job import Finished
 from pruners.methods import PRUNING_METHODS, TARGETS
 from pruners.registry import MODELS
@@ -99,6 +102,31 @@ def show_result(finished: Finished) -> None:
         f"\nverified: differs from the {outcome.oracle} original by {outcome.error:.1e} "
         f"(relative; tolerance {outcome.tolerance:.0e})"
     )
+
+
+def show_groups(graph: ChannelGraph) -> None:
+    """Which layers lose channels together, a line a group."""
+    found = graph.groups()
+    shown = [group for group in found if not group.is_trivial]
+    table = figures("group", "units", "stay", "layers", "because")
+    for column in table.columns[3:]:
+        column.justify, column.no_wrap, column.overflow = "left", False, "fold"
+    for group in shown:
+        sides = {axis.layer: None for axis in group.axes if axis.role != "in"}
+        readers = dict.fromkeys(
+            f"{axis.layer} (inputs)" for axis in group.axes if axis.role == "in"
+        )
+        counted = [f"renormalised by {place}" for place in group.renormalised[:1]]
+        table.add_row(
+            str(group.number),
+            f"{group.units:,}",
+            f"{group.frozen:,}" if group.frozen else "",
+            Text(printable(", ".join([*sides, *readers]))),
+            Text(printable("; ".join([*group.reasons[:1], *counted]))),
+        )
+    show(table)
+    if len(shown) < len(found):
+        print(f"\n{len(found) - len(shown)} groups of weights with a single channel are not shown")
 
 
 def offer() -> dict[str, Any]:
