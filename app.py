@@ -31,7 +31,7 @@ import typer
 from safetensors.torch import save as safetensors_bytes
 
 import models  # noqa: F401  registers the zoo
-from pruners import BasicPruning, Options, PrunerError, VerificationError, __version__
+from pruners import BasicPruning, Options, PrunerError, VerificationError, __version__, analysis
 from pruners.alexnet import AlexNetPruning
 from pruners.analysis import analyse
 from pruners.demo import measure as measure_demo
@@ -180,6 +180,10 @@ def prune_command(
         list[str] | None,
         typer.Option(metavar="GLOB", help="Layers that keep their outputs; repeatable."),
     ] = None,
+    exact_only: Annotated[
+        bool,
+        typer.Option("--exact-only", help="Keep channels that a norm over channels counts."),
+    ] = False,
     finetune_epochs: Annotated[
         int, whole("--finetune-epochs", 0, "Train the pruned network on the dataset.")
     ] = 0,
@@ -190,6 +194,10 @@ def prune_command(
     device: Device = "cpu",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Compute everything, write nothing.")
+    ] = False,
+    check_decorators: Annotated[
+        bool,
+        typer.Option("--check-decorators", help="Hold the decorators against a run; do no more."),
     ] = False,
     json: AsJson = False,
     listing: Annotated[bool, typer.Option("--list", help="Show everything on offer.")] = False,
@@ -214,6 +222,7 @@ def prune_command(
             round_to,
             tuple(ignore or ()),
             seed,
+            exact_only,
         ),
         Data(dataset, data_dir, download) if dataset is not None else None,
         finetune_epochs,
@@ -222,6 +231,8 @@ def prune_command(
         name,
         dry_run,
     )
+    if check_decorators:
+        return _check_decorators(job)
     # A user's network may print.
     with redirect_stdout(sys.stderr):
         finished = run_job(job, setup_pruner(job.request.arch), ctx.obj)
@@ -231,6 +242,26 @@ def prune_command(
     if dry_run:
         note("dry run: nothing was written")
     return None
+
+
+def _check_decorators(job: Job) -> None:
+    """Print whether what the decorators say and what a run shows are the same."""
+    setup_pruner(job.request.arch)
+    with redirect_stdout(sys.stderr):
+        splits = job.data.load(job.request.input_shape) if job.data is not None else None
+        network = find_network(job.request, splits, shipped=False)
+        inputs = network.example_inputs(job.options.seed)
+        count, lines = analysis.check_decorators(network.model, inputs)
+    if lines:
+        print("\n".join(lines))
+        differ = sum(not line.startswith(" ") for line in lines)
+        raise PrunerError(
+            f"{network.name}: decorators and trace differ on {differ} axes; correct the "
+            f"decorators, or leave them out"
+        )
+    blocks = f"{count} decorated block{'s' if count > 1 else ''}"
+    print(f"{network.name}: {blocks if count else 'no decorated blocks'}", end="")
+    print("; decorators and trace agree" if count else "; the trace alone finds what goes together")
 
 
 @app.command("demo")

@@ -126,18 +126,19 @@ def _both_answers(
     block: Block, graph: ChannelGraph, units: Units, coupling: Coupling, i: int
 ) -> str:
     position, other = int(coupling.left[i]), int(coupling.right[i])
-    mates = _axes_of_unit(units, int(units.of(coupling.a)[position]))
+    mates = _mates(units, coupling.a, position)
+    if mates is None:
+        shows = "it stays as it is"
+    else:
+        # What it meets on the axis that the decorator names comes first.
+        near = sorted(mates, key=lambda mate: (mate[0] != coupling.b, mate))
+        named = [f"channel {at} of {axis}" for axis, at in near]
+        shows = f"it goes with {', '.join(named[:4]) or 'nothing'}"
     return (
         f"{block.path} ({type(block.module).__name__}): @{block.spec.decorator} says that channel "
         f"{position} of {coupling.a} goes with channel {other} of {coupling.b}, but running the "
-        f"block shows that it goes with {', '.join(mates[:4]) or 'nothing'}; correct the "
-        f"decorator, or leave it out"
+        f"block shows that {shows}; correct the decorator, or leave it out"
     )
-
-
-def _axes_of_unit(units: Units, unit: int) -> list[str]:
-    atoms = np.flatnonzero(units.unit_of == unit)
-    return sorted({str(units.axes[i]) for i in units.axis_of_atom()[atoms]})
 
 
 def compare_sources(
@@ -154,23 +155,87 @@ def compare_sources(
 
 def differences(declared: Units, traced: Units) -> list[str]:
     """Where two partitions of the same atoms into units differ, a line an axis."""
-    lines = []
-    only_one = set(declared.axes) ^ set(traced.axes)
-    for axis in sorted(only_one):
+    lines = [f"{axis}: only {who}" for axis, who in _only_one(declared, traced)]
+    differ = _differing(declared, traced)
+    return lines + [f"{axis}: declared and traced units differ" for axis, _ in differ]
+
+
+def side_by_side(declared: Units, traced: Units) -> list[str]:
+    """What `differences` finds, with both answers for the first channel that differs, as lines."""
+    lines = [f"{axis}: only {who}" for axis, who in _only_one(declared, traced)]
+    for axis, position in _differing(declared, traced):
+        says, shows = (_mates(units, axis, position) for units in (declared, traced))
+        lines += [
+            f"channel {position} of {axis}",
+            f"  decorators: {_listed(says, says - (shows or set()) if says else says)}",
+            f"  trace:      {_listed(shows, shows - (says or set()) if shows else shows)}",
+        ]
+    return lines
+
+
+def _only_one(declared: Units, traced: Units) -> list[tuple[Axis, str]]:
+    """Axes that one has channels to remove from and that the other does not know."""
+    found = []
+    for axis in sorted(set(declared.axes) ^ set(traced.axes)):
         who, units = ("declared", declared) if axis in declared.axes else ("traced", traced)
         if not units.frozen[units.of(axis)].all():
-            lines.append(f"{axis}: only {who}")
-    shared = [axis for axis in declared.axes if axis not in only_one]
+            found.append((axis, who))
+    return found
+
+
+def _differing(declared: Units, traced: Units) -> list[tuple[Axis, int]]:
+    """Axes whose channels are in other units, with the first such channel."""
+    shared = [axis for axis in declared.axes if axis in set(traced.axes)]
     if not shared:
-        return lines
+        return []
     a = np.concatenate([_live(declared, axis) for axis in shared])
     b = np.concatenate([_live(traced, axis) for axis in shared])
-    of_axis = np.repeat(np.arange(len(shared)), [len(declared.of(axis)) for axis in shared])
+    sizes = [len(declared.of(axis)) for axis in shared]
+    of_axis = np.repeat(np.arange(len(shared)), sizes)
     joined = _joined(a, b)
     # Two partitions are the same where joining them merges nothing.
-    for i in np.unique(of_axis[_merged(a, joined) | _merged(b, joined)]):
-        lines.append(f"{shared[i]}: declared and traced units differ")
-    return lines
+    atoms = np.flatnonzero(_merged(a, joined) | _merged(b, joined))
+    axes, first = np.unique(of_axis[atoms], return_index=True)
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    return [(shared[i], int(atoms[at] - starts[i])) for i, at in zip(axes, first, strict=True)]
+
+
+def _mates(units: Units, axis: Axis, position: int) -> set[tuple[Axis, int]] | None:
+    """The channels that go together with one; None where it stays."""
+    unit = units.of(axis)[position]
+    if units.frozen[unit]:
+        return None
+    atoms = np.flatnonzero(units.unit_of == unit)
+    owners = units.axis_of_atom()[atoms]
+    mates = {
+        (units.axes[i], int(atom - units.starts[i])) for i, atom in zip(owners, atoms, strict=True)
+    }
+    return mates - {(axis, position)}
+
+
+def _listed(mates: set[tuple[Axis, int]] | None, shown: set[tuple[Axis, int]] | None) -> str:
+    if mates is None or shown is None:
+        return "it stays"
+    names = [f"channel {position} of {axis}" for axis, position in sorted(shown)]
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return f"goes with {', '.join(names[:4])}{more}" if names else "goes with none of those"
+
+
+def check_decorators(model: nn.Module, example_inputs: Any) -> tuple[int, list[str]]:
+    """How many blocks are decorated, and where decorators and trace differ (see `side_by_side`).
+
+    Raises:
+        PrunerError: a decorator names a wrong or missing layer, or ties channels that run
+            independently; the network is no chain of layers and decorated blocks, so that there
+            is no declared answer as a whole.
+    """
+    blocks = [block for block in find_blocks(model).values() if block.spec.decorator]
+    if not blocks:
+        return 0, []
+    analyse(model, example_inputs)
+    (example, *_) = positional_examples(model, example_inputs)
+    declared, traced, _ = compare_sources(model, example)
+    return len(blocks), side_by_side(declared.units(), traced.units())
 
 
 def _live(units: Units, axis: Axis) -> Indices:

@@ -258,7 +258,10 @@ def split_and_aggregate_backbone(
     """
     _check_names(block, [*stem, *(name for branch in branches for name in branch)])
     parts = _parts(block, [*([stem] if stem else []), *branches])
-    tail = _tail(parts[-1], parts[1 if stem else 0 :]) if aggregate == "cat" else {}
+    # The branch that is concatenated last need not be the one that runs last.
+    final = next(reversed(block.layers()), "")
+    last = next((part for part in parts if final in part), parts[-1])
+    tail = _tail(last, parts[1 if stem else 0 :]) if aggregate == "cat" else {}
     head = row(parts[0]) if stem else Ports()
     rows = [row(part) for part in parts[1 if stem else 0 :]]
     unknown = next((r.unknown for r in (head, *rows) if r.unknown), "")
@@ -304,15 +307,19 @@ def _check_names(block: Block, names: Iterable[str]) -> None:
 def _tail(
     last: dict[str, nn.Module], branches: Sequence[Mapping[str, nn.Module]]
 ) -> dict[str, nn.Module]:
-    """Takes the layers behind a concatenation out of its last branch: norms as wide as all."""
+    """Takes the layers behind a concatenation out of the branch that runs last.
+
+    They are the norms as wide as all branches together, and what follows them.
+    """
     made = [[m.out_channels for m in part.values() if isinstance(m, _ConvNd)] for part in branches]
     outs = [widths[-1] for widths in made if widths]
     if len(outs) < len(made):
         return {}
     names = list(last)
+    own = [m.out_channels for m in last.values() if isinstance(m, _ConvNd)][-1:]
     for i, path in enumerate(names):
-        width = getattr(last[path], "num_features", outs[-1])
-        if width == sum(outs) != outs[-1]:
+        width = getattr(last[path], "num_features", 0)
+        if width == sum(outs) and own != [width]:
             return {name: last.pop(name) for name in names[i:]}
     return {}
 

@@ -31,7 +31,7 @@ ROOT = Path(app.__file__).parent
 NETS = '''
 import torch
 from torch import nn
-from pruners import basic_block
+from pruners import basic_block, inception
 
 print("printed on import")
 
@@ -71,6 +71,45 @@ class Flat(nn.Module):
 
     def forward(self, x):
         return self.fc(self.flatten(self.conv(x)))
+
+
+class Normed(nn.Module):
+    """A layer norm over the channels of one of two convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, kernel_size=3)
+        self.norm = nn.LayerNorm(8)
+        self.conv2 = nn.Conv2d(8, 16, kernel_size=3)
+        self.fc = nn.Linear(16, 10)
+
+    def forward(self, x):
+        x = self.norm(self.conv1(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.fc(self.conv2(x).relu().mean((2, 3)))
+
+
+@inception(lType="test_app_branches", branches=[["conv1"], ["conv2"]])
+class Branches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, kernel_size=1)
+        self.conv2 = nn.Conv2d(3, 6, kernel_size=1)
+
+    def forward(self, x):
+        first = self.conv1(x)
+        return torch.cat([self.conv2(x), first], dim=1)
+
+
+class Swapped(nn.Module):
+    """Its block is decorated in another order than it concatenates in."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = Branches()
+        self.fc = nn.Conv2d(12, 10, kernel_size=1)
+
+    def forward(self, x):
+        return self.fc(self.block(x))
 
 
 class Needs(nn.Module):
@@ -607,3 +646,56 @@ def test_exit_code_of_a_process(folder: Path) -> None:
     assert done.stdout == ""
     assert done.stderr.startswith("error: --arch resent: unknown; did you mean resnet?")
     assert done.stderr.count("\n") == 1
+
+
+# --- decorators, norms over channels -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--arch resnet", "ResNet20: 9 decorated blocks; decorators and trace agree"),
+        ("--arch vgg --depth 16", "VGG16: no decorated blocks; the trace alone finds what goes"),
+        (" ".join(NET), "Net: 1 decorated block; decorators and trace agree"),
+    ],
+)
+def test_decorators_that_agree(run: Run, folder: Path, arguments: str, said: str) -> None:
+    done = run("--check-decorators", *arguments.split())
+    assert done.code == 0
+    assert done.out.startswith(said)
+    assert written(folder) == []
+
+
+def test_decorators_that_differ(run: Run, folder: Path) -> None:
+    done = run("--check-decorators", "--arch", "nets.py:Swapped", "--input-shape", "3,8,8")
+    assert done.code == 2
+    assert done.out.count("  decorators: ") == done.out.count("  trace: ") == 5
+    assert done.out.startswith(
+        "channel 0 of block.conv1.bias[0]\n"
+        "  decorators: goes with channel 0 of fc.weight[1]\n"
+        "  trace:      goes with channel 6 of fc.weight[1]\n"
+    )
+    assert re.fullmatch(
+        r"error: Swapped: decorators and trace differ on 5 axes; correct the decorators, or .*",
+        done.error,
+    )
+    assert written(folder) == []
+
+
+def test_decorators_that_cannot_be_right(run: Run) -> None:
+    wrong = ("--check-decorators", "--arch", "nets.py:Wrong", "--input-shape", "3,32,32")
+    refused(run(*wrong), r"block \(WrongBlock\): @basic_block names 'conv9' in convs, .*")
+    refused(run("--check-decorators", "--arch", "resent"), r"--arch resent: unknown; did you .*")
+
+
+def test_exact_only_keeps_what_a_layer_norm_counts(run: Run) -> None:
+    normed = ("--arch", "nets.py:Normed", "--input-shape", "3,12,12", "--prune-pct", "40")
+    manifest = Path("generated/normed_40.json")
+    assert run(*normed).code == 0
+    told = json.loads(manifest.read_text())
+    assert told["verification"]["oracle"] == "sliced"
+    assert "conv1" not in told["kept_because"]
+    assert run(*normed, "--exact-only").code == 0
+    told = json.loads(manifest.read_text())
+    assert told["verification"]["oracle"] == "masked"
+    assert re.match(r"--exact-only: .*norm.* counts channels", told["kept_because"]["conv1"])
