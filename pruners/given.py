@@ -48,15 +48,6 @@ def check_given(model: nn.Module) -> None:
                 f"with remove_weight_norm, prune.remove or parametrize.remove_parametrizations"
             )
 
-    names: dict[int, str] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        other = names.setdefault(id(tensor), name)
-        if other != name:
-            raise UnsupportedNetworkError(
-                f"{other} and {name} are one tensor; networks that share weights are not "
-                f"supported yet: give each layer its own"
-            )
-
 
 def check_examples(model: nn.Module, examples: Sequence[Sequence[Tensor]]) -> None:
     """Raises PrunerError without an example, or where one is on another device than the network.

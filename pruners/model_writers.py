@@ -743,6 +743,8 @@ class _Definitions:
             if name in comments:
                 statements[0] = statements[0].with_changes(leading_lines=comments[name])
             body += statements
+        if plan.instances == [self.writer.network]:
+            body += self._ties()
         body += [statement for statement, _ in plan.init_statements]
         if len(body) == 1 and SUPER not in constructor.body:
             return None
@@ -767,6 +769,17 @@ class _Definitions:
                 )
             )
         return params
+
+    def _ties(self) -> list[cst.BaseStatement]:
+        """`self.head.weight = self.embedding.weight` for tensors that layers share."""
+        statements: list[cst.BaseStatement] = []
+        first: dict[int, str] = {}
+        for name, tensor in self.writer.network.state_dict(keep_vars=True).items():
+            known = first.setdefault(id(tensor), name)
+            if known != name:
+                target = cst.AssignTarget(_place(name))
+                statements.append(cst.SimpleStatementLine([cst.Assign([target], _place(known))]))
+        return statements
 
     def _assignment(self, name: str, expr: Expr) -> list[cst.BaseStatement]:
         imports = self.writer.imports
@@ -807,6 +820,19 @@ def _record_of_own(
             )
         record[name] = value if isinstance(value, Expr) else Literal(value)
     return record
+
+
+def _place(path: str) -> cst.Attribute | cst.Subscript:
+    """`self.blocks[0].weight` for the path `blocks.0.weight`."""
+    node: cst.Name | cst.Attribute | cst.Subscript = cst.Name("self")
+    for part in path.split("."):
+        if part.isdigit():
+            index = cst.SubscriptElement(cst.Index(cst.Integer(str(int(part)))))
+            node = cst.Subscript(node, [index])
+        else:
+            node = cst.Attribute(node, cst.Name(checked_identifier(part)))
+    assert not isinstance(node, cst.Name)
+    return node
 
 
 def _positional(name: str, value: Expr) -> Argument:

@@ -241,7 +241,10 @@ def _left_as_it_was(model: nn.Module) -> Iterator[None]:
             module.__dict__.update(attributes)
             for name, entries in registries.items():
                 registry = module.__dict__[name]
-                if registry != entries:
+                # By identity: tensors have no plain equality.
+                if [(n, id(v)) for n, v in registry.items()] != [
+                    (n, id(v)) for n, v in entries.items()
+                ]:
                     registry.clear()
                     registry.update(entries)
 
