@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import coo_array
 
 from pruners.channel_graph import ChannelGraph, Indices, Units, kept_of
 from pruners.errors import PrunerError, did_you_mean
@@ -181,8 +182,11 @@ class _Cost:
     """Counts the target for a set of units that stay."""
 
     def __init__(self, graph: ChannelGraph, units: Units, target: Target) -> None:
-        self.units = units
-        self.axis_of_atom = units.axis_of_atom()
+        atoms = np.ones(len(units.unit_of), dtype=np.int64)
+        self.atoms = coo_array(
+            (atoms, (units.axis_of_atom(), units.unit_of)), (len(units.axes), units.count)
+        ).tocsr()
+        """Shape (axes, units): how many positions of an axis belong to a unit."""
         axes_of: dict[str, dict[int, int]] = {}
         for i, axis in enumerate(units.axes):
             axes_of.setdefault(axis.tensor, {})[axis.dim] = i
@@ -206,7 +210,5 @@ class _Cost:
                         self.terms.append((1, rows))
 
     def __call__(self, stays: npt.NDArray[np.bool_]) -> int:
-        widths = np.bincount(
-            self.axis_of_atom[stays[self.units.unit_of]], minlength=len(self.units.axes)
-        )
-        return sum(factor * math.prod(int(widths[i]) for i in axes) for factor, axes in self.terms)
+        widths = (self.atoms @ stays.astype(np.int64)).tolist()
+        return sum(factor * math.prod([widths[i] for i in axes]) for factor, axes in self.terms)

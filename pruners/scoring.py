@@ -40,6 +40,8 @@ class ChannelNorm:
 
     def __call__(self, *, weight: Tensor, **context: Any) -> Tensor:
         """Weight of shape (n_neurons, n_inputs) -> scores of shape (n_neurons,)."""
+        if self.p == 1:
+            return weight.abs().sum(1)  # three to five times as fast as vector_norm
         norms: Tensor = torch.linalg.vector_norm(weight, ord=self.p, dim=1)
         return norms
 
