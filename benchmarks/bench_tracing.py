@@ -32,7 +32,7 @@ NETWORKS = (  # noqa: SIM905 - twenty-three lines otherwise
     " mobilenet_v3_small mobilenet_v3_large mnasnet1_0 efficientnet_b0 regnet_y_400mf"
     " regnet_x_800mf shufflenet_v2_x1_0 swin_t maxvit_t"
 ).split()
-"""Twenty that the peer prunes, and three that it does not."""
+"""Twenty for the ratio, and three on which the peer is expected to fail."""
 
 REPEATS = 5
 LONG = 5.0
