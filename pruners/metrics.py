@@ -83,14 +83,23 @@ def _flops(model: nn.Module, inputs: tuple[Any, ...], device: str | None) -> int
             return value
         return value.detach().clone() if device is None else value.detach().to(device)
 
-    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    copies: dict[int, Tensor] = {}
+    # Every module once: functional_call would swap a module at two paths twice, and put its own
+    # stand-ins back.
+    tensors = {
+        f"{path}.{name}".removeprefix("."): copies.setdefault(id(tensor), copied(tensor))
+        for path, module in model.named_modules()
+        for name, tensor in (*module._parameters.items(), *module._buffers.items())
+        if tensor is not None
+    }
     counter = FlopCounterMode(display=False)
     with attributes_restored(model), torch.no_grad(), counter:
         model.eval()
         torch.func.functional_call(
             model,
-            {name: copied(tensor) for name, tensor in tensors.items()},
+            tensors,
             tuple(copied(value) for value in inputs),
+            tie_weights=False,
         )
     return int(counter.get_total_flops())
 
