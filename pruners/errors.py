@@ -35,5 +35,5 @@ def did_you_mean(value: str, known: Iterable[str]) -> str:
         return match.ratio()
 
     # Beside a good match, a poor one only confuses.
-    near = [name for name in near if likeness(name) > likeness(near[0]) - 0.2]
+    near = [name for name in near if likeness(name) > likeness(near[0]) - 0.1]
     return f"; did you mean {' or '.join(near)}?" if near else ""

@@ -629,7 +629,7 @@ def test_helpers_constants_and_properties(written: Written) -> None:
     for text in ("UNUSED", "def unused", "unread", "left ="):
         assert text not in source, text
     # In the order in which Python needs them.
-    places = [source.index(text) for text in ("TWO =", "HALF =", "OFFSET =", "class Net")]
+    places = [source.index(text) for text in ("TWO =", "HALF =", "OFFSET =", "\nclass Net")]
     assert places == sorted(places)
 
 
