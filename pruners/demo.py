@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +28,18 @@ class Row:
     bytes: int
     """Of its weights file."""
     latency_ms: float
-    """Of one image, on the device that the networks are on."""
+    """Of one image, on the device that the networks are on; one thread."""
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One image of a small network leaves nothing to share: threads would measure each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def measure(finished: Finished) -> list[Row]:
@@ -40,7 +53,7 @@ def measure(finished: Finished) -> list[Row]:
         raise PrunerError("demo: expected a job with a dataset and at least one epoch")
     models: list[nn.Module] = [result.pruning.model, result.model, finetuned]
     inputs: tuple[Tensor, ...] = tuple(x[:1] for x in result.pruning.example_inputs)
-    with torch.no_grad():
+    with torch.no_grad(), _one_thread():
         latencies = compare_latency(models, inputs)
     percents = (accuracy.before, accuracy.pruned, accuracy.finetuned)
     return [
