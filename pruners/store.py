@@ -16,6 +16,7 @@ import json
 import math
 import os
 import pickle
+import pickletools
 import re
 import secrets
 import signal
@@ -657,10 +658,11 @@ def _read_pickle(path: Path) -> object:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=False)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
-        if found is None:
+        name = found[1] if found else _name_in_raw_pickle(path)
+        if name is None:
             raise _damaged(path, "it is not what torch.save writes for tensors") from error
         raise PrunerError(
-            f"checkpoint {path}: holds {found[1]}, which would run code to load; refused, nothing "
+            f"checkpoint {path}: holds {name}, which would run code to load; refused, nothing "
             f"was executed; save model.state_dict() instead of the model"
         ) from error
     except Exception as error:
@@ -670,6 +672,23 @@ def _read_pickle(path: Path) -> object:
                 f"save model.state_dict() instead"
             ) from error
         raise _damaged(path, error) from error
+
+
+def _name_in_raw_pickle(path: Path) -> str | None:
+    """The first name that a plain pickle would import, read without executing anything."""
+    strings: list[str] = []
+    try:
+        with path.open("rb") as file:
+            for opcode, argument, _ in pickletools.genops(file):
+                if opcode.name in ("GLOBAL", "INST"):
+                    return str(argument).replace(" ", ".")
+                if opcode.name == "STACK_GLOBAL":
+                    return ".".join(strings[-2:])
+                if isinstance(argument, str):
+                    strings.append(argument)
+    except (ValueError, OSError):
+        return None
+    return None
 
 
 def _damaged(path: Path, error: Exception | str) -> PrunerError:

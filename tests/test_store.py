@@ -685,3 +685,17 @@ def test_hostile_metadata_is_harmless(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "a.pth")
     with pytest.raises(PrunerError, match="is not of this Sequential: TypeError"):
         load_checkpoint(network(), tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_plain_pickle_with_code_is_refused_by_name(tmp_path: Path, protocol: int) -> None:
+    path, trace = tmp_path / "raw.pth", tmp_path / "executed"
+
+    class Payload:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(trace),)
+
+    path.write_bytes(pickle.dumps(Payload(), protocol))
+    with pytest.raises(PrunerError, match=r"holds posix\.mkdir, which would run code to load"):
+        read_state_dict(path)
+    assert not trace.exists()
