@@ -1,6 +1,6 @@
 """Whether a given model can be read at all: it must be the network itself, as its classes say.
 
-Wrappers, compiled and scripted modules, and layers whose weight is computed at every call hide
+Modules compiled in place or scripted, and layers whose weight is computed at every call hide
 what the source says; each is refused in one line that names the way out.
 """
 
@@ -18,13 +18,6 @@ from pruners.layers import is_weighted
 
 def check_given(model: nn.Module) -> None:
     """Raises UnsupportedNetworkError for a model that is not, or does not hold, plain modules."""
-    name = type(model).__name__
-    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        raise UnsupportedNetworkError(f"{name} is a wrapper; pass the network inside: model.module")
-    if hasattr(model, "_orig_mod"):
-        raise UnsupportedNetworkError(
-            f"{name} is a compiled network; pass the network inside: model._orig_mod"
-        )
     for path, module in model.named_modules():
         where = path or "the network"
         if isinstance(module, torch.jit.ScriptModule):

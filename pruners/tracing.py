@@ -119,6 +119,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
             model = model._orig_mod
         else:
             break
+    if not isinstance(model, nn.Module):
+        raise UnsupportedNetworkError(
+            f"model: a {type(model).__name__}, expected a torch.nn.Module"
+        )
     if isinstance(model, torch.jit.ScriptModule):
         raise UnsupportedNetworkError(
             f"{type(model).__name__}: a ScriptModule has no Python source; "

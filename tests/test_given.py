@@ -251,3 +251,10 @@ def test_shared_tensors_stay_shared(
     # What one layer keeps of a shared tensor, the other keeps.
     assert list(result.state_dict) == list(model.state_dict())
     assert sum(p.numel() for p in slim.parameters()) == result.report.parameters.after
+
+
+def test_what_is_no_module() -> None:
+    with pytest.raises(
+        UnsupportedNetworkError, match=r"model: a str, expected a torch\.nn\.Module"
+    ):
+        prune("resnet18", X, 50)  # type: ignore[arg-type]
