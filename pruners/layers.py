@@ -6,8 +6,9 @@ which axis holds the channels that go out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -151,3 +152,43 @@ def _own_axes(path: str, module: nn.Module) -> Iterator[Axis]:
 def _counts_nothing(module: nn.Module) -> bool:
     """Batch and instance norm look at one channel at a time."""
     return isinstance(module, _NormBase)
+
+
+def follow_widths(modules: Iterable[nn.Module]) -> None:
+    """Let every layer of torch.nn say the widths that its tensors have."""
+    for module in modules:
+        for name, value in widths(module).items():
+            module.__dict__[name] = value
+
+
+def widths(module: nn.Module) -> dict[str, Any]:
+    """The attributes of a `torch.nn` layer that its tensors determine, as they ought to be.
+
+    >>> widths(nn.Conv2d(4, 8, 1, groups=4))
+    {'in_channels': 4, 'out_channels': 8, 'groups': 4}
+    """
+    weight = module._parameters.get("weight")
+    own = module.__dict__
+    if isinstance(module, _ConvNd) and weight is not None:
+        rows, columns = weight.shape[:2]
+        groups, transposed = module.groups, module.transposed
+        if groups > 1 and module.in_channels == groups:  # depthwise: groups go with channels
+            groups = rows if transposed else rows // (module.out_channels // groups)
+        ins, outs = (rows, columns * groups) if transposed else (columns * groups, rows)
+        return {"in_channels": ins, "out_channels": outs, "groups": groups}
+    if isinstance(module, nn.Linear) and weight is not None:
+        return {"in_features": weight.shape[1], "out_features": weight.shape[0]}
+    if isinstance(module, _NormBase):
+        known = weight if weight is not None else module._buffers.get("running_mean")
+        return {} if known is None else {"num_features": known.shape[0]}
+    if isinstance(module, nn.LayerNorm) and weight is not None:
+        return {"normalized_shape": tuple(weight.shape)}
+    if isinstance(module, nn.GroupNorm) and weight is not None:
+        full = own["num_channels"]
+        groups = weight.shape[0] if module.num_groups == full else module.num_groups
+        return {"num_channels": weight.shape[0], "num_groups": groups}
+    if isinstance(module, nn.Embedding) and weight is not None:
+        return {"num_embeddings": weight.shape[0], "embedding_dim": weight.shape[1]}
+    if isinstance(module, nn.PReLU) and weight is not None:
+        return {"num_parameters": weight.shape[0]}
+    return {}

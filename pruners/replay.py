@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from pruners import operators
 from pruners.channel_graph import ChannelGraph, Indices, Kept, Units, kept_of
+from pruners.layers import follow_widths
 from pruners.operators import Labels, Layer, Rule
 from pruners.tracing import (
     UNRECORDED,
@@ -125,7 +126,7 @@ def replay(
         model.train(tape.training)
         with torch.inference_mode():
             swap_tensors(trace.state.modules, _sliced(model, trace, kept, meta))
-            _follow_widths(trace.state.modules)
+            follow_widths(trace.state.modules)
             args, kwargs = _inputs(trace.examples[tape.example], tape, meta)
         with watch.watching():
             output = model(*args, **kwargs)
@@ -211,46 +212,6 @@ def _inputs(example: Example, tape: Tape, meta: bool) -> Example:
     wanted = Tape(tape.example, tape.training, meta)
     args, kwargs = inputs_of(example, wanted)
     return args, kwargs
-
-
-def _follow_widths(modules: Sequence[nn.Module]) -> None:
-    """Attributes of `torch.nn` layers that say how wide they are, read off their tensors."""
-    for module in modules:
-        for name, value in widths(module).items():
-            module.__dict__[name] = value
-
-
-def widths(module: nn.Module) -> dict[str, Any]:
-    """The attributes of a `torch.nn` layer that its tensors determine, as they ought to be.
-
-    >>> widths(nn.Conv2d(4, 8, 1, groups=4))
-    {'in_channels': 4, 'out_channels': 8, 'groups': 4}
-    """
-    weight = module._parameters.get("weight")
-    own = module.__dict__
-    if isinstance(module, nn.modules.conv._ConvNd) and weight is not None:
-        rows, columns = weight.shape[:2]
-        groups, transposed = module.groups, module.transposed
-        if groups > 1 and module.in_channels == groups:  # depthwise: groups go with channels
-            groups = rows if transposed else rows // (module.out_channels // groups)
-        ins, outs = (rows, columns * groups) if transposed else (columns * groups, rows)
-        return {"in_channels": ins, "out_channels": outs, "groups": groups}
-    if isinstance(module, nn.Linear) and weight is not None:
-        return {"in_features": weight.shape[1], "out_features": weight.shape[0]}
-    if isinstance(module, (nn.modules.batchnorm._NormBase,)):
-        known = weight if weight is not None else module._buffers.get("running_mean")
-        return {} if known is None else {"num_features": known.shape[0]}
-    if isinstance(module, nn.LayerNorm) and weight is not None:
-        return {"normalized_shape": tuple(weight.shape)}
-    if isinstance(module, nn.GroupNorm) and weight is not None:
-        full = own["num_channels"]
-        groups = weight.shape[0] if module.num_groups == full else module.num_groups
-        return {"num_channels": weight.shape[0], "num_groups": groups}
-    if isinstance(module, nn.Embedding) and weight is not None:
-        return {"num_embeddings": weight.shape[0], "embedding_dim": weight.shape[1]}
-    if isinstance(module, nn.PReLU) and weight is not None:
-        return {"num_parameters": weight.shape[0]}
-    return {}
 
 
 # --- the run in lockstep ----------------------------------------------------------------------
@@ -723,4 +684,4 @@ def _bisect(
         )
 
 
-__all__ = operators.words("Correction DoesNotFitError Replayed replay restricted widths")
+__all__ = operators.words("Correction DoesNotFitError Replayed replay restricted")

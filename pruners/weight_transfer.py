@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from pruners.blocks import BLOCK_TYPES, block_spec, register_transfer_func
 from pruners.channel_graph import Indices, Kept
 from pruners.errors import PrunerError
+from pruners.layers import follow_widths
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +128,7 @@ def slim_instance(network: nn.Module, kept: Kept) -> nn.Module:
             f"expected modules whose attributes copy.deepcopy can copy: set those that hold "
             f"activations, locks or files to None before pruning"
         ) from error
-    before = dict(network.named_modules())
-    for path, module in result.named_modules():
-        _say_widths(module, before[path])
+    follow_widths(result.modules())
     return result
 
 
@@ -141,32 +139,3 @@ def _small_buffers(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
             for name, buffer in module.named_buffers(path, recurse=False):
                 if buffer.numel() <= 256 and not isinstance(module, _NormBase):
                     yield name, buffer
-
-
-def _say_widths(slim: nn.Module, full: nn.Module) -> None:
-    """Set the attributes that count channels to what the tensors say."""
-    if isinstance(slim, _ConvNd):
-        rows, columns = slim.weight.shape[0], slim.weight.shape[1]
-        if isinstance(slim, _ConvTransposeNd):
-            slim.in_channels, slim.out_channels = rows, columns * slim.groups
-            return
-        assert isinstance(full, _ConvNd)
-        if 1 < full.groups == full.in_channels:
-            slim.groups = rows * full.groups // full.out_channels
-        slim.out_channels, slim.in_channels = rows, columns * slim.groups
-    elif isinstance(slim, nn.Linear):
-        slim.out_features, slim.in_features = slim.weight.shape
-    elif isinstance(slim, _NormBase):
-        vectors = [t for t in (slim.weight, slim.running_mean) if t is not None]
-        if vectors:
-            slim.num_features = len(vectors[0])
-    elif isinstance(slim, nn.LayerNorm):
-        if slim.weight is not None:
-            slim.normalized_shape = tuple(slim.weight.shape)
-    elif isinstance(slim, nn.GroupNorm):
-        if slim.weight is not None:
-            slim.num_channels = len(slim.weight)
-    elif isinstance(slim, nn.PReLU):
-        slim.num_parameters = len(slim.weight)
-    elif isinstance(slim, nn.Embedding):
-        slim.num_embeddings, slim.embedding_dim = slim.weight.shape
