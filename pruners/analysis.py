@@ -29,6 +29,7 @@ from pruners.dependencies import (
 from pruners.errors import PrunerError, UnsupportedNetworkError
 from pruners.layers import is_weighted, weight_axes
 from pruners.replay import freeze_what_breaks, trace
+from pruners.sizes import refused
 from pruners.tracing import Trace, examples_of, watch
 
 
@@ -71,7 +72,7 @@ def analyse(
         units = graph.units()
         for block in blocks:
             check_against_trace(block, graph, units)
-    freeze_what_breaks(model, found, rewritable=False)
+    freeze_what_breaks(model, found, refused)
     return found
 
 

@@ -22,16 +22,17 @@ import torch
 from torch import Tensor, nn
 
 from pruners.analysis import analyse, positional_examples
-from pruners.channel_graph import ChannelGraph, Kept, Units
+from pruners.channel_graph import ChannelGraph, Kept, Units, kept_of
 from pruners.errors import PrunerError
 from pruners.given import check_examples, check_given, hooked
 from pruners.loading import import_source
-from pruners.methods import Budget, Target, kept_after, select
+from pruners.methods import Budget, Target, select
 from pruners.model_writers import Writer
 from pruners.origin import is_library
-from pruners.replay import restricted
+from pruners.replay import corrections_of, fits, restricted
 from pruners.report import Report, header, manifest, report_on
 from pruners.scoring import measure_named, score_units
+from pruners.sizes import Rewrites, refused, rewrites
 from pruners.store import manifest_text, publish, save_bytes
 from pruners.tracing import Trace, map_tensors, nested_tensors, unwrapped
 from pruners.verify import Case, Outcome, expected_outputs, require, tolerance_for, verify
@@ -117,12 +118,15 @@ class BasicPruning:
         measure = measure_named(options.measure)
         trace = self.analysis()
         graph = trace.graph
-        units = graph.units()
-        if options.prune_pct and units.frozen.all():
-            raise PrunerError(_nothing_to_remove(self.netName, units))
-        scores = score_units(self.model, graph, units, measure)
-        kept = kept_after(graph, units, select(graph, units, scores, budget, options.method))
-        return PruningResult(self, trace, units, kept)
+        while True:
+            units = graph.units()
+            if options.prune_pct and units.frozen.all():
+                raise PrunerError(_nothing_to_remove(self.netName, units))
+            scores = score_units(self.model, graph, units, measure)
+            stays = select(graph, units, scores, budget, options.method)
+            # Half of every group fits; other widths may need two numbers where one is written.
+            if fits(self.model, trace, units, stays, refused):
+                return PruningResult(self, trace, units, kept_of(graph.shapes, units, stays))
 
     def analysis(self) -> Trace:
         """Which channels must go together, and the runs that showed it."""
@@ -171,22 +175,35 @@ class PruningResult:
         )
 
     @cached_property
+    def rewrites(self) -> Rewrites:
+        """The numbers in forwards that have to follow the widths."""
+        model = self.pruning.model
+        return rewrites(model, corrections_of(model, self.trace, self.kept))
+
+    @cached_property
     def slim(self) -> nn.Module:
         """The original classes with slim tensors on the meta device, for reading only."""
-        return slim_instance(self.pruning.model, self.kept)
+        slim = slim_instance(self.pruning.model, self.kept)
+        self.rewrites.apply(slim)
+        return slim
 
     @property
     def source(self) -> str:
         """The text of the model description file."""
         return self._source(f"{self.pruning.fileName}_pruned_v1.0.pth")
 
+    def _built(self, device: str) -> nn.Module:
+        """An instance of the generated class, without the surviving weights."""
+        module = import_source(self.pruning.fileName, self.writer.code)
+        with torch.random.fork_rng(devices=[]), torch.device(device):
+            built: nn.Module = getattr(module, self.writer.factory)()
+        return built
+
     @cached_property
     def model(self) -> nn.Module:
         """An instance built from the source, with the surviving weights, on the model's device."""
         original = self.pruning.model
-        module = import_source(self.pruning.fileName, self.source)
-        with torch.random.fork_rng(devices=[]):
-            built: nn.Module = getattr(module, self.writer.factory)()
+        built = self._built("cpu")
         built.load_state_dict(self.state_dict)
         for name, tensor in original.named_parameters():
             built.get_parameter(name).requires_grad_(tensor.requires_grad)
@@ -197,9 +214,10 @@ class PruningResult:
     def report(self) -> Report:
         """Figures before and after, widths, and why layers kept what they kept."""
         pruning, model = self.pruning, self.pruning.model
+        on_meta = all(tape.meta for tape in self.trace.tapes)
         return report_on(
             pruning.netName,
-            (model, self.slim),
+            (model, self._built("meta") if on_meta else self.model),
             pruning.example_inputs,
             asdict(pruning.options),
             (self.graph, self.units, self.kept),
@@ -296,7 +314,7 @@ class PruningResult:
     @cached_property
     def writer(self) -> Writer:
         """The writer of the slim network; its `warnings` say what it could not keep."""
-        return Writer(self.slim, self.pruning.netName.lower())
+        return Writer(self.slim, self.pruning.netName.lower(), self.rewrites)
 
     def _source(self, weights_name: str, verified: bool = False) -> str:
         stem = self.pruning.fileName

@@ -11,6 +11,7 @@ import keyword
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ from pruners.expressions import (
     to_code,
 )
 from pruners.formatting import format_source
+from pruners.sizes import Rewrites
 from pruners.unify import Constructor, unify
 
 __all__ = [
@@ -86,6 +88,7 @@ class Writer:
     Args:
         network: the slim network; meta tensors do.
         factory: name of the function that builds it.
+        rewrites: numbers in its forwards that have to become others.
 
     Attributes:
         warnings: what could not be kept of the original, a line each.
@@ -97,8 +100,10 @@ class Writer:
 
     register_writer = staticmethod(register_writer)
 
-    def __init__(self, network: nn.Module, factory: str) -> None:
+    def __init__(self, network: nn.Module, factory: str, rewrites: Rewrites | None = None) -> None:
         self.network = network
+        self._rewrites = rewrites or Rewrites()
+        self.source_of = self._rewrites.sources().of
         self.warnings: list[str] = []
         self._imports = Imports()
         self._plans: dict[type, _ClassPlan] = {}
@@ -130,6 +135,11 @@ class Writer:
 
     def source(self, header: str) -> str:
         """The text of the model description file; `header` becomes its docstring."""
+        return f"{_docstring(header)}\n\n{self.code}"
+
+    @cached_property
+    def code(self) -> str:
+        """The text of the model description file without its header."""
         imports = Imports(dict(self._imports.statements))
         imports.need("torch", "import torch")
         imports.need("Path", "from pathlib import Path")
@@ -141,7 +151,6 @@ class Writer:
             autoescape=False,  # Python, not HTML; values are code from libcst or checked names
         )
         code = environment.get_template("model.py.j2").render(
-            docstring=_docstring(header),
             future_annotations=self._definitions.future_annotations,
             imports=sorted(imports.statements.values()),
             definitions=self._definitions.in_order(),
@@ -180,7 +189,7 @@ class Writer:
         for cls in type(self.network).__mro__:
             if not issubclass(cls, nn.Module) or cls.__module__.startswith("torch."):
                 continue
-            source = origin.module_source(cls.__module__)
+            source = self.source_of(cls.__module__)
             init = origin.init_of(source.class_node(cls))
             if init is None:
                 continue
@@ -199,7 +208,7 @@ class Writer:
             if describe.is_torch_layer(instances[0][1]) or describe.is_container(instances[0][1]):
                 continue
             for name, methods in origin.methods_of(
-                origin.module_source(cls.__module__).class_node(cls)
+                self.source_of(cls.__module__).class_node(cls)
             ).items():
                 if name != "__init__":
                     for method in methods:
@@ -250,11 +259,11 @@ class _ClassPlan:
         torch_classes = (c for c in cls.__mro__ if c.__module__.startswith("torch."))
         self.base = next(c for c in torch_classes if issubclass(c, nn.Module))
         self._children = {name for module in self.instances for name in module._modules}
-        self.source = origin.module_source(cls.__module__)
+        self.source = writer.source_of(cls.__module__)
         self.node = self.source.class_node(cls)
         # Own classes of the method resolution order, nearest first, with their source.
         self.lineage = [
-            (c, origin.module_source(c.__module__))
+            (c, writer.source_of(c.__module__))
             for c in cls.__mro__
             if issubclass(c, nn.Module) and not c.__module__.startswith("torch.")
         ]
@@ -421,6 +430,7 @@ class _ClassPlan:
         if self.base is not nn.Module:
             made, of_base = self._made_by_base(path, module)
             record.update(made)
+        widths = self.writer._rewrites.names(path)
         for name, value in module.__dict__.items():
             # A child that only some instances have takes its place from those.
             absent = value is None and name in self._children
@@ -429,6 +439,8 @@ class _ClassPlan:
             free = None if path else self.writer._free.get(("", name))
             if name in self.own_reads:
                 record[name] = free or self._plain(path, name, value)
+                if name in widths and is_writable(value):
+                    record[name] = Literal(value, width=True)
             elif name in self.writer.read_of_others and is_writable(value):
                 record[name] = free or Literal(value)
         for name, parameter in module._parameters.items():
@@ -661,7 +673,7 @@ class _Definitions:
                 f"{source.name}: `{statement}` brings in a module, or a name under another one; "
                 f"expected `from {target} import {imported or '...'}`"
             )
-        self._bring(name, origin.module_source(target))
+        self._bring(name, self.writer.source_of(target))
 
     # -- one class
 
@@ -995,5 +1007,6 @@ def _docstring(text: str) -> str:
     """The text as a docstring, whatever it holds."""
     safe = text.replace("\\", "\\\\")
     # Quotes that would end it: three or more in a row, and those at its end.
+    safe = "\n".join(line.rstrip() for line in safe.splitlines())
     safe = re.sub(r'"{3,}|"+\Z', lambda quotes: '\\"' * len(quotes[0]), safe)
     return f'"""{safe}\n"""' if "\n" in safe else f'"""{safe}"""'

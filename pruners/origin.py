@@ -13,7 +13,7 @@ import inspect
 import symtable
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -67,22 +67,54 @@ def module_source(name: str) -> ModuleSource:
     return _parse(module)
 
 
+def text_of(name: str) -> str:
+    """The text of an imported module; errors as for `module_source`."""
+    module = sys.modules.get(name)
+    if module is None:
+        raise WriterError(f"module {name}: not imported, so its source cannot be read")
+    return _text(module)
+
+
 @cache
-def _parse(module: ModuleType) -> ModuleSource:
+def _text(module: ModuleType) -> str:
     try:
-        text = inspect.getsource(module)
+        return inspect.getsource(module)
     except (OSError, TypeError) as error:
         raise WriterError(
             f"module {module.__name__}: has no source file; put its classes into a .py file"
         ) from error
+
+
+class Sources:
+    """The sources of a network's modules, some of them edited.
+
+    Args:
+        edited: syntax trees that stand for those of the files, by module name.
+    """
+
+    def __init__(self, edited: Mapping[str, cst.Module] | None = None) -> None:
+        self._edited = {
+            name: _read(sys.modules[name], tree) for name, tree in (edited or {}).items()
+        }
+
+    def of(self, name: str) -> ModuleSource:
+        """As `module_source`."""
+        return self._edited.get(name) or module_source(name)
+
+
+@cache
+def _parse(module: ModuleType) -> ModuleSource:
+    return _read(module, cst.parse_module(_text(module)))
+
+
+def _read(module: ModuleType, tree: cst.Module) -> ModuleSource:
     source = ModuleSource(module.__name__)
-    tree = cst.parse_module(text)
     for place, statement in enumerate(tree.body):
         for name in defined_names(statement):
             source.definitions[name] = statement
             source.position[name] = place
     package = module.__package__ or ""
-    for node in _module_level(ast.parse(text).body):
+    for node in _module_level(ast.parse(_text(module)).body):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 bound = alias.asname or alias.name.split(".")[0]

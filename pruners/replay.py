@@ -17,8 +17,11 @@ Three things rest on this:
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from types import CodeType, FrameType
 from typing import Any
 
 import numpy as np
@@ -42,6 +45,7 @@ from pruners.tracing import (
     inputs_of,
     map_tensors,
     name_of,
+    running,
     state_tensors,
     swap_tensors,
     untouched,
@@ -72,8 +76,33 @@ def trace(
     """As `trace_graph`, with the runs themselves."""
     found = watch(model, example_inputs, rewritable=rewritable)
     if last_word:
-        freeze_what_breaks(unwrapped(model), found, rewritable=rewritable)
+        freeze_what_breaks(unwrapped(model), found, refuse_none if rewritable else refuse_all)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A function of the user's in the middle of a call."""
+
+    code: CodeType
+    at: int
+    """Index of the instruction."""
+    module: str | None
+    """Path of the module whose method it is."""
+    values: Mapping[str, Any]
+    """Local variables."""
+    globals: Mapping[str, Any]
+
+    @property
+    def line(self) -> int:
+        return self.span[0]
+
+    @property
+    def span(self) -> tuple[int, int, int, int]:
+        """Line, end line, column and end column (in bytes) of the expression that is evaluated."""
+        place = next(islice(self.code.co_positions(), self.at // 2, None))
+        line, end_line, column, end_column = (n or 0 for n in place)
+        return line, end_line, column, end_column
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +111,27 @@ class Correction:
 
     step: int
     module: str
-    """Module path and operator."""
+    """Path of the module that runs."""
+    operator: str
     argument: str
-    full: Any
-    """What the full network gave."""
     given: Any
     """What the forward of the slim network gave."""
     needed: Any
-    file: str
-    line: int
+    widths: frozenset[tuple[int, int]]
+    """(full, slim) of the dimensions at the operator that lose positions."""
+    dim: int
+    """The dimension that a slice or a split is of; of an unflatten, the first one of its sizes."""
+    frames: tuple[Frame, ...]
+    """Code outside of PyTorch, innermost first."""
+    tape: int = 0
+    """Which run."""
+
+    @property
+    def place(self) -> str:
+        """File name and line."""
+        if not self.frames:
+            return "a line that is not known"
+        return f"{Path(self.frames[0].code.co_filename).name}, line {self.frames[0].line}"
 
 
 class DoesNotFitError(Exception):
@@ -109,19 +150,26 @@ class Replayed:
 
 
 def replay(
-    model: nn.Module, trace: Trace, kept: Kept, tape: Tape | None = None, *, meta: bool = False
+    model: nn.Module,
+    trace: Trace,
+    kept: Kept,
+    tape: Tape | None = None,
+    *,
+    meta: bool = False,
+    thorough: bool = False,
 ) -> Replayed:
     """Run the network with its parameters sliced to `kept`, sizes corrected by the labels.
 
     Args:
         tape: the run to follow; the first one by default.
         meta: shapes only.
+        thorough: note the sizes that are right as well, as corrections that change nothing.
 
     Raises:
         DoesNotFitError: an operator breaks, or another one comes where the traced run had this.
     """
     tape = trace.tapes[0] if tape is None else tape
-    watch = Replay(trace.state, tape, gone_atoms(trace, kept), meta)
+    watch = Replay(trace.state, tape, gone_atoms(trace, kept), meta, thorough)
     with untouched(trace.state.modules):
         model.train(tape.training)
         with torch.inference_mode():
@@ -218,10 +266,13 @@ def _inputs(example: Example, tape: Tape, meta: bool) -> Example:
 
 
 class Replay(Watch):  # type: ignore[no-untyped-call]
-    def __init__(self, state: State, tape: Tape, gone: BoolMask, meta: bool) -> None:
+    def __init__(
+        self, state: State, tape: Tape, gone: BoolMask, meta: bool, thorough: bool = False
+    ) -> None:
         super().__init__(state, meta)
         self.tape = tape
         self.gone = gone
+        self.thorough = thorough
         self.at = 0
         self.corrections: list[Correction] = []
         self.masks: dict[int, tuple[Layer, dict[int, BoolMask]]] = {}
@@ -315,32 +366,55 @@ class Replay(Watch):  # type: ignore[no-untyped-call]
             fixed = list(args)
             for i in range(len(args)):
                 if given[i] != full[i]:
-                    self.correct(step, f"argument {i}", given[i], full[i])
+                    self.size(step, f"argument {i}", given[i], full[i])
                     fixed[i] = step.args[i]
             args = tuple(fixed)
         return self.result(name, func, args, kwargs)
 
-    def correct(self, step: Step, argument: str, given: Any, needed: Any) -> None:
-        frame = sys._getframe()
-        while frame.f_back is not None and _inside(frame.f_globals.get("__name__", "")):
-            frame = frame.f_back
-        i = self.at - 1
+    def size(self, step: Step, argument: str, given: Any, needed: Any, dim: int = 0) -> bool:
+        """Whether a size is right as it is given; notes it if not."""
+        if given == needed and not self.thorough:
+            return True
+        stays = [self.stays(labels) for labels in (*step.ins, *step.outs)]
         self.corrections.append(
             Correction(
-                i,
-                step.place,
+                self.at - 1,
+                running(self.state.names),
+                name_of(step.func),
                 argument,
-                step.args,
                 given,
                 needed,
-                frame.f_code.co_filename,
-                frame.f_lineno,
+                frozenset((len(m), int(m.sum())) for masks in stays for m in masks.values()),
+                dim,
+                _frames(sys._getframe(1), self.state.names),
             )
         )
+        return bool(given == needed)
+
+
+def _frames(frame: FrameType | None, names: Mapping[int, str]) -> tuple[Frame, ...]:
+    """The calls outside of PyTorch and of the trace, innermost first, up to the network's own."""
+    found: list[Frame] = []
+    while frame is not None:
+        if not _inside(frame.f_globals.get("__name__", "")):
+            holder = frame.f_locals.get("self")
+            module = names.get(id(holder)) if isinstance(holder, nn.Module) else None
+            found.append(
+                Frame(frame.f_code, frame.f_lasti, module, dict(frame.f_locals), frame.f_globals)
+            )
+            if module == "":
+                break
+        elif frame.f_code is _REPLAY:
+            break
+        frame = frame.f_back
+    return tuple(found)
 
 
 def _inside(module: str) -> bool:
     return module.split(".")[0] == "torch" or module in ("pruners.replay", "pruners.tracing")
+
+
+_REPLAY = replay.__code__
 
 
 def _values(value: Any) -> Any:
@@ -362,9 +436,8 @@ def _fix_shape(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: 
         dim = args[1] % x.dim()
         given = [*x.shape[:dim], *args[2], *x.shape[dim + 1 :]]
         given = _resolved(given, x.numel())
-        if given == needed:
+        if r.size(step, "sizes", given, needed, dim):
             return func(*args, **kwargs)
-        r.correct(step, "sizes", given, needed)
         return x.reshape(needed)
     given = list(args[at])
     if x is not None and name == "expand":
@@ -372,8 +445,7 @@ def _fix_shape(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: 
         given = [x.shape[d - lead] if n == -1 else n for d, n in enumerate(given)]
     elif x is not None and not name.startswith("new_"):
         given = _resolved(given, x.numel())
-    if given != needed:
-        r.correct(step, "size", given, needed)
+    if not r.size(step, "size", given, needed):
         if name in ("view", "_unsafe_view", "_reshape_alias"):
             return args[0].reshape(needed)
         args = (*args[:at], needed, *args[at + 1 :])
@@ -399,9 +471,8 @@ def _fix_split(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: 
         given = [min(amount, size - i) for i in range(0, size, max(amount, 1))]
     else:
         given = list(amount)
-    if given == needed:
+    if r.size(step, "sizes", given, needed, dim):
         return func(*args, **kwargs)
-    r.correct(step, "sizes", given, needed)
     return list(x.split(needed, dim))
 
 
@@ -416,9 +487,8 @@ def _fix_slice(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: 
     got = _positions(name_of(func), args, size)
     rank = np.cumsum(mask) - 1
     needed = [int(rank[i]) for i in wanted if mask[i]]
-    if got == needed:
+    if r.size(step, "positions", got, needed, dim):
         return func(*args, **kwargs)
-    r.correct(step, "positions", got, needed)
     if name_of(func) == "select":
         return x.select(dim, needed[0])
     if needed and needed == list(range(needed[0], needed[0] + len(needed))):
@@ -450,8 +520,7 @@ def _fix_pad(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: An
                 needed[2 * i] = int(mask[:before].sum())
             if after > 0:
                 needed[2 * i + 1] = int(mask[len(mask) - after :].sum())
-    if needed != given:
-        r.correct(step, "amounts", given, needed)
+    r.size(step, "amounts", given, needed)
     return func(x, needed, *args[2:], **kwargs)
 
 
@@ -461,8 +530,7 @@ def _fix_convolution(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kw
     if len(args) > at and "transpose" not in name:
         dim = args[0].dim() - args[1].dim() + 1
         needed = args[0].shape[dim] // max(args[1].shape[1], 1)
-        if args[at] != needed:
-            r.correct(step, "groups", args[at], needed)
+        if not r.size(step, "groups", args[at], needed):
             args = (*args[:at], needed, *args[at + 1 :])
     return r.result(name, func, args, kwargs)
 
@@ -470,23 +538,23 @@ def _fix_convolution(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kw
 def _fix_layer_norm(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
     rank = len(args[1])
     needed = list(args[0].shape[args[0].dim() - rank :])
-    if list(args[1]) != needed:
-        r.correct(step, "normalized_shape", list(args[1]), needed)
+    r.size(step, "normalized_shape", list(args[1]), needed)
     return r.result(name_of(func), func, (args[0], needed, *args[2:]), kwargs)
 
 
 def _fix_group_norm(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
     full, groups = step.in_shapes[0][1], step.args[1]
     needed = args[0].shape[1] if groups == full else groups
-    if args[1] != needed:
-        r.correct(step, "num_groups", args[1], needed)
+    r.size(step, "num_groups", args[1], needed)
     return r.result(name_of(func), func, (args[0], needed, *args[2:]), kwargs)
 
 
 def _fix_attention(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
     """The scale stays that of the full width."""
     if kwargs.get("scale") is None:
-        kwargs = {**kwargs, "scale": float(step.in_shapes[0][-1]) ** -0.5}
+        full = step.in_shapes[0][-1]
+        r.size(step, "scale", args[0].shape[-1], full)
+        kwargs = {**kwargs, "scale": float(full) ** -0.5}
     return func(*args, **kwargs)
 
 
@@ -558,7 +626,28 @@ class Restricted(Replay):  # type: ignore[no-untyped-call]
 # --- the last word ----------------------------------------------------------------------------
 
 
-def freeze_what_breaks(model: nn.Module, trace: Trace, *, rewritable: bool) -> None:
+Refuses = Callable[[nn.Module, Sequence[Correction]], "tuple[Correction, str] | None"]
+"""The first correction that cannot be made in the source, and why; None where all can."""
+
+
+def refuse_all(
+    model: nn.Module, corrections: Sequence[Correction]
+) -> tuple[Correction, str] | None:
+    """Where nothing rewrites the source."""
+    for c in corrections:
+        why = f"{c.argument} is written as a number, {c.given} where {c.needed} is needed"
+        return c, f"{why}, {c.place}"
+    return None
+
+
+def refuse_none(
+    model: nn.Module, corrections: Sequence[Correction]
+) -> tuple[Correction, str] | None:
+    """Where only the graph is wanted."""
+    return None
+
+
+def freeze_what_breaks(model: nn.Module, trace: Trace, refuses: Refuses = refuse_all) -> None:
     """Run the network with half of every group removed, on meta tensors; freeze what does not fit.
 
     Groups at the operator that complains are frozen, and the run is repeated until it passes. An
@@ -567,17 +656,31 @@ def freeze_what_breaks(model: nn.Module, trace: Trace, *, rewritable: bool) -> N
 
     Where no operator takes a size from the forward, nothing can fail to fit, and nothing is run.
     """
-    if not any(tape.sized for tape in trace.tapes) and not trace.graph.unknown:
+    if _fits_anyway(trace):
         return
     graph = trace.graph
     for _ in range(1000):
         units = graph.units()
-        problem = _problem(model, trace, units, _half(units), rewritable)
-        if problem is None:
+        if fits(model, trace, units, _half(units), refuses):
             return
-        if not _freeze_at(trace, units, problem):
-            _bisect(model, trace, units, problem, rewritable)
     raise AssertionError("freezing does not come to an end")
+
+
+def fits(model: nn.Module, trace: Trace, units: Units, stays: BoolMask, refuses: Refuses) -> bool:
+    """Whether the network runs without the units that go; if not, what does not fit is frozen."""
+    if _fits_anyway(trace):
+        return True
+    problem = _problem(model, trace, units, stays, refuses)
+    if problem is None:
+        return True
+    if not _freeze_at(trace, units, problem):
+        _bisect(model, trace, units, problem, refuses)
+    return False
+
+
+def _fits_anyway(trace: Trace) -> bool:
+    """Whether no operator takes a size from the forward, so that nothing can fail to fit."""
+    return not any(tape.sized for tape in trace.tapes) and not trace.graph.unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -602,21 +705,37 @@ def _half(units: Units, groups: Indices | None = None) -> BoolMask:
 
 
 def _problem(
-    model: nn.Module, trace: Trace, units: Units, stays: BoolMask, rewritable: bool
+    model: nn.Module, trace: Trace, units: Units, stays: BoolMask, refuses: Refuses
 ) -> _Problem | None:
     kept = kept_of(trace.graph.shapes, units, stays)
-    for tape in trace.tapes:
-        try:
-            done = replay(model, trace, kept, tape, meta=tape.meta)
-        except DoesNotFitError as error:
-            return _Problem(error.step, error.reason)
-        except Exception as error:
-            return _Problem(None, f"{type(error).__name__}: {str(error).splitlines()[0]}")
-        if done.corrections and not rewritable:
-            c = done.corrections[0]
-            reason = f"{c.argument} is written as a number, {c.given} where {c.needed} is needed"
-            return _Problem(tape.steps[c.step], f"{reason}, line {c.line}")
-    return None
+    try:
+        corrections = corrections_of(model, trace, kept)
+    except DoesNotFitError as error:
+        return _Problem(error.step, error.reason)
+    except Exception as error:
+        return _Problem(None, f"{type(error).__name__}: {str(error).splitlines()[0]}")
+    refused = refuses(model, corrections)
+    if refused is None:
+        return None
+    correction, reason = refused
+    return _Problem(trace.tapes[correction.tape].steps[correction.step], reason)
+
+
+def corrections_of(model: nn.Module, trace: Trace, kept: Kept) -> list[Correction]:
+    """The sizes in every run, right ones too, where any of them is wrong; else nothing.
+
+    Raises:
+        DoesNotFitError: an operator breaks whatever its sizes are.
+    """
+
+    def all_runs(thorough: bool) -> list[Correction]:
+        return [
+            replace(c, tape=number)
+            for number, tape in enumerate(trace.tapes)
+            for c in replay(model, trace, kept, tape, meta=tape.meta, thorough=thorough).corrections
+        ]
+
+    return all_runs(True) if all_runs(False) else []
 
 
 def _freeze_at(trace: Trace, units: Units, problem: _Problem) -> bool:
@@ -653,17 +772,17 @@ def _groups_near(trace: Trace, units: Units, problem: _Problem) -> Indices:
 
 
 def _bisect(
-    model: nn.Module, trace: Trace, units: Units, problem: _Problem, rewritable: bool
+    model: nn.Module, trace: Trace, units: Units, problem: _Problem, refuses: Refuses
 ) -> None:
     """Freeze the group with which the run begins to break."""
     groups = np.unique(units.group_of[~units.frozen])
     near = np.intersect1d(groups, _groups_near(trace, units, problem))
-    if len(near) and _problem(model, trace, units, _half(units, near), rewritable) is not None:
+    if len(near) and _problem(model, trace, units, _half(units, near), refuses) is not None:
         groups = near  # nearly always, and there are one or two of these
     low, high, known = 0, len(groups), problem if len(groups) == len(near) == 1 else None
     while high - low > 1 or known is None:
         middle = (low + high) // 2 if high - low > 1 else high
-        found = _problem(model, trace, units, _half(units, groups[:middle]), rewritable)
+        found = _problem(model, trace, units, _half(units, groups[:middle]), refuses)
         if found is None:
             low = middle
             if low >= high:

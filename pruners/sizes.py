@@ -1,0 +1,1067 @@
+"""Sizes that are written as numbers: which expression says them, and what it has to say instead.
+
+A forward that says `x.view(-1, 256 * 6 * 6)`, splits by `self.split_sizes` or pads by
+`planes // 4` holds widths in numbers. The replay notes every call whose sizes do not follow
+(`replay.Correction`), with the frames that made it. Here the way goes from there to the source:
+
+    call          the node whose code was running: `x.view(-1, 256 * 6 * 6)`
+    argument      the expression of the size that is wrong: `256 * 6 * 6`
+    number        the part of it that has to change: `256`, an attribute or a local name
+    definition    where all uses of that name or attribute agree, what they read
+
+A number that has to differ between instances of a class becomes an attribute, and so a parameter
+of the constructor. A size that follows from a tensor's shape cannot be rewritten: it is no number.
+Nothing here looks for equal values: an image size of 64 stays beside a width of 64.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import libcst as cst
+from libcst.metadata import MetadataWrapper, PositionProvider
+from torch import nn
+
+from pruners.errors import PrunerError, WriterError
+from pruners.expressions import Imports, Literal, checked_identifier, to_code
+from pruners.origin import Sources, is_library, text_of
+from pruners.replay import Correction, Frame
+
+Span = tuple[int, int, int, int]
+"""Line, column, end line and end column (in characters, lines from 1) of an expression."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewValue:
+    """The expression becomes a constant."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class NewAttribute:
+    """The expression becomes an attribute of the module."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeptScale:
+    """An attention says the scale that it had at its full width."""
+
+    full: int
+
+
+Edit = NewValue | NewAttribute | KeptScale
+
+
+@dataclass(slots=True)
+class Rewrites:
+    """What has to change so that a forward fits the slim network."""
+
+    edits: dict[str, dict[Span, Edit]] = field(default_factory=dict)
+    """By name of the Python module."""
+    attributes: dict[str, dict[tuple[str | int, ...], Any]] = field(default_factory=dict)
+    """By path of the network's module: new values of its attributes (`("cfg", "dim")`)."""
+
+    def apply(self, network: nn.Module) -> None:
+        """Give the modules of the slim instance the new attributes."""
+        for path, values in self.attributes.items():
+            module = network.get_submodule(path)
+            for chain, value in values.items():
+                name = str(chain[0])
+                old = getattr(module, name, None)
+                setattr(module, name, _replaced(old, chain[1:], value))
+
+    def sources(self) -> Sources:
+        """The sources of the network's classes with the edits made."""
+        return Sources({name: _edited(text_of(name), e) for name, e in self.edits.items()})
+
+    def names(self, path: str) -> frozenset[str]:
+        """The attributes of a module that say widths."""
+        return frozenset(str(chain[0]) for chain in self.attributes.get(path, ()))
+
+
+def _replaced(old: Any, chain: tuple[str | int, ...], value: Any) -> Any:
+    """`old` with the part that the chain leads to replaced; `old` itself is not changed."""
+    if not chain:
+        return value
+    first, *rest = chain
+    if isinstance(first, int):
+        items = list(old)
+        items[first] = _replaced(items[first], tuple(rest), value)
+        return type(old)(items)
+    if isinstance(old, dict):
+        return {**old, first: _replaced(old[first], tuple(rest), value)}
+    inner = _replaced(getattr(old, first), tuple(rest), value)
+    if dataclasses.is_dataclass(old) and not isinstance(old, type):
+        return dataclasses.replace(old, **{first: inner})
+    result = copy.copy(old)
+    setattr(result, first, inner)
+    return result
+
+
+def _edited(text: str, edits: Mapping[Span, Edit]) -> cst.Module:
+    wrapper = MetadataWrapper(cst.parse_module(text), unsafe_skip_copy=True)
+    return wrapper.visit(_RewriteSizes(edits))
+
+
+class _RewriteSizes(cst.CSTTransformer):
+    """Puts the new expressions in the places of the old ones."""
+
+    METADATA_DEPENDENCIES = (PositionProvider,)
+
+    def __init__(self, edits: Mapping[Span, Edit]) -> None:
+        super().__init__()
+        self.edits = edits
+
+    def on_leave(self, original_node: cst.CSTNodeT, updated_node: cst.CSTNodeT) -> Any:
+        updated_node = super().on_leave(original_node, updated_node)  # type: ignore[assignment]
+        if not isinstance(original_node, cst.BaseExpression):
+            return updated_node
+        place = self.get_metadata(PositionProvider, original_node)
+        edit = self.edits.get(
+            (place.start.line, place.start.column, place.end.line, place.end.column)
+        )
+        match edit:
+            case NewValue(value):
+                return to_code(Literal(value), Imports())
+            case NewAttribute(name):
+                return cst.Attribute(cst.Name("self"), cst.Name(checked_identifier(name)))
+            case KeptScale(full) if isinstance(updated_node, cst.Call):
+                scale = cst.Arg(cst.parse_expression(f"{full} ** -0.5"), cst.Name("scale"))
+                return updated_node.with_changes(args=[*updated_node.args, scale])
+        return updated_node
+
+
+def refused(model: nn.Module, corrections: Sequence[Correction]) -> tuple[Correction, str] | None:
+    """The first correction that cannot be made in the source, and why; None where all can."""
+    try:
+        rewrites(model, corrections)
+    except _RefusedError as error:
+        return error.correction, error.reason
+    return None
+
+
+def rewrites(model: nn.Module, corrections: Sequence[Correction]) -> Rewrites:
+    """How the source and the attributes of the network must change.
+
+    Args:
+        corrections: of all runs, right sizes too (`replay.corrections_of`).
+
+    Raises:
+        PrunerError: a size cannot be rewritten; names file, line and expression.
+    """
+    return _Planner(model).plan(corrections)
+
+
+class _RefusedError(PrunerError):
+    def __init__(self, correction: Correction, reason: str) -> None:
+        self.correction = correction
+        self.reason = reason
+        super().__init__(reason)
+
+
+# --- expressions and where they stand ----------------------------------------------------------
+
+
+class _File:
+    """The syntax tree of a Python module, with parents."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.text = text_of(name)
+        self.lines = self.text.splitlines(keepends=True)
+        self.tree = ast.parse(self.text)
+        self.parents: dict[ast.AST, ast.AST] = {}
+        self.ends: dict[tuple[int, int], list[ast.expr]] = defaultdict(list)
+        for node in ast.walk(self.tree):
+            for child in ast.iter_child_nodes(node):
+                self.parents[child] = node
+            if isinstance(node, (ast.Call, ast.Subscript)):
+                self.ends[node.end_lineno or 0, node.end_col_offset or 0].append(node)
+
+    def running(self, frame: Frame, kind: type[ast.expr]) -> ast.expr | None:
+        """The call or subscript that a frame is in; two never end at one place."""
+        _, line, _, column = frame.span
+        return next((n for n in self.ends.get((line, column), ()) if isinstance(n, kind)), None)
+
+    def around(self, node: ast.AST, *kinds: type[ast.AST]) -> ast.AST | None:
+        """The nearest node of these kinds around another."""
+        above = self.parents.get(node)
+        while above is not None and not isinstance(above, kinds):
+            above = self.parents.get(above)
+        return above
+
+    def function(self, node: ast.AST) -> ast.AST | None:
+        return self.around(node, ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+
+    def class_path(self, node: ast.AST) -> str:
+        """`Outer.Inner` for a node in a method of that class; empty outside of classes."""
+        names: list[str] = []
+        above: ast.AST | None = node
+        while above is not None:
+            if isinstance(above, ast.ClassDef):
+                names.insert(0, above.name)
+            above = self.parents.get(above)
+        return ".".join(names)
+
+    def span(self, node: ast.expr) -> Span:
+        """In characters; the tree counts bytes."""
+
+        def column(line: int, offset: int) -> int:
+            return len(self.lines[line - 1].encode()[:offset].decode())
+
+        end = node.end_lineno or node.lineno
+        return (
+            node.lineno,
+            column(node.lineno, node.col_offset),
+            end,
+            column(end, node.end_col_offset or 0),
+        )
+
+
+@cache
+def _parsed(name: str, text: str) -> _File:
+    return _File(name)
+
+
+def _file(name: str) -> _File:
+    return _parsed(name, text_of(name))
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """An expression that says a size, in one run of one call."""
+
+    expr: ast.expr
+    frames: tuple[Frame, ...]
+    """The frame in which it stands, then those around it."""
+    given: Any
+    """An int, or a list of them."""
+    needed: Any
+    correction: Correction
+
+    @property
+    def file(self) -> _File:
+        return _file(self.frames[0].globals["__name__"])
+
+    @property
+    def holder(self) -> str | None:
+        """Path of the module in whose method the expression runs."""
+        return self.frames[0].module
+
+
+# --- from a call to the expressions of its sizes -------------------------------------------------
+
+_SIZES = frozenset(
+    {"view", "reshape", "expand", "zeros", "ones", "full", "empty"}
+    | {"new_zeros", "new_ones", "new_full", "new_empty"}
+)
+_SPLITS = frozenset({"split", "split_with_sizes", "tensor_split"})
+_SCALARS = {
+    "groups": ("groups", 6),
+    "normalized_shape": ("normalized_shape", 1),
+    "num_groups": ("num_groups", 1),
+}
+
+
+def _sizes(c: Correction) -> Iterator[_Size]:
+    """The expressions that say the sizes of a call, with what they say and what they must say."""
+    if not c.frames:
+        return
+    frame = c.frames[0]
+    try:
+        file = _file(frame.globals["__name__"])
+    except WriterError:
+        raise _no(c, "there is no source of it") from None
+    if c.argument == "positions" and isinstance(file.running(frame, ast.Subscript), ast.Subscript):
+        subscript = file.running(frame, ast.Subscript)
+        assert isinstance(subscript, ast.Subscript)
+        yield from _of_slice(c, subscript)
+        return
+    call = file.running(frame, ast.Call)
+    if not isinstance(call, ast.Call):
+        raise _no(c, "no call is found there")
+    callee = call.func.attr if isinstance(call.func, ast.Attribute) else _text(call.func)
+    method = _is_method(call, frame)
+    if c.argument in ("size", "sizes") and callee in _SIZES:
+        given = _argument(call, 1 if not method and callee == "reshape" else 0, ("size", "shape"))
+        spread = call.args[0 if method or callee != "reshape" else 1 :]
+        one = callee in ("full", "new_full") or _is_sequence(given, frame)
+        yield from _aligned(c, [given] if one else spread, c.given, c.needed, whole=one)
+    elif c.argument == "sizes" and callee == "unflatten":
+        shape = _argument(call, 1 if method else 2, ("sizes", "unflattened_size"))
+        end = c.dim + len(_value(shape, frame) or ())
+        yield from _aligned(c, [shape], c.given[c.dim : end], c.needed[c.dim : end], whole=True)
+    elif c.argument == "sizes" and callee in _SPLITS:
+        at = 0 if method else 1
+        amount = _argument(call, at, ("split_size_or_sections", "split_size", "split_sizes"))
+        if isinstance(_value(amount, frame), int):
+            step = c.needed[0]
+            total = sum(c.needed)
+            if [min(step, total - i) for i in range(0, total, max(step, 1))] != c.needed:
+                raise _no(c, f"`{_text(amount)}` would have to be {c.needed}")
+            yield _Size(amount, c.frames, c.given[0], step, c)
+        else:
+            yield from _aligned(c, [amount], c.given, c.needed, whole=True)
+    elif c.argument == "positions" and callee in ("narrow", "select"):
+        at = 1 if method else 2
+        if not _is_run(c.needed):
+            raise _no(c, f"it would have to take {c.needed}")
+        start = _argument(call, at, ("start", "index"))
+        yield _Size(start, c.frames, c.given[0] if c.given else 0, c.needed[0], c)
+        if callee == "narrow":
+            length_ = _argument(call, at + 1, ("length",))
+            yield _Size(length_, c.frames, len(c.given), len(c.needed), c)
+    elif c.argument == "amounts" and callee == "pad":
+        yield from _aligned(c, [_argument(call, 1, ("pad",))], c.given, c.needed, whole=True)
+    elif c.argument in _SCALARS and callee in (
+        *("conv1d", "conv2d", "conv3d", "layer_norm", "rms_norm", "group_norm"),
+    ):
+        name, at = _SCALARS[c.argument]
+        expr = _argument(call, at, (name,))
+        if isinstance(c.needed, list):
+            yield from _aligned(c, [expr], c.given, c.needed, whole=True)
+        else:
+            yield _Size(expr, c.frames, c.given, c.needed, c)
+    elif c.given != c.needed and not (
+        c.argument == "scale" and callee == "scaled_dot_product_attention"
+    ):
+        raise _no(c, f"`{_text(call)}` is no call whose sizes can be rewritten")
+
+
+def _of_slice(c: Correction, subscript: ast.Subscript) -> Iterator[_Size]:
+    """`x[:, :16]`: the bounds of the dimension."""
+    index = subscript.slice
+    items = index.elts if isinstance(index, ast.Tuple) else [index]
+    frame = c.frames[0]
+    dim = 0
+    for item in items:
+        if isinstance(item, ast.Constant) and item.value is ...:
+            value = _value(subscript.value, frame)
+            rank = value.dim() if hasattr(value, "dim") else None
+            if rank is None:
+                break
+            taken = sum(1 for i in items if not _is_new_axis(i)) - 1
+            dim += rank - taken
+            continue
+        if _is_new_axis(item):
+            continue
+        if dim == c.dim:
+            yield from _bounds(c, item)
+            return
+        dim += 1
+    if c.given != c.needed:
+        raise _no(c, f"`{_text(subscript)}` would have to take {_short(c.needed)}")
+
+
+def _is_new_axis(item: ast.expr) -> bool:
+    return isinstance(item, ast.Constant) and item.value is None
+
+
+def _bounds(c: Correction, item: ast.expr) -> Iterator[_Size]:
+    frame = c.frames[0]
+    if c.given == c.needed:
+        # It may have to be something else in another run.
+        bounds = [item.lower, item.upper] if isinstance(item, ast.Slice) else [item]
+        for bound in bounds:
+            value = None if bound is None else _value(bound, frame)
+            if bound is not None and isinstance(value, int):
+                yield _Size(bound, c.frames, value, value, c)
+        return
+    if not isinstance(item, ast.Slice):
+        yield _Size(item, c.frames, _value(item, frame), c.needed[0], c)
+        return
+    if item.step is not None or not _is_run(c.needed):
+        raise _no(c, f"`{_text(item)}` would have to take {_short(c.needed)}")
+    size = next((slim for _, slim in sorted(c.widths, reverse=True)), 0)
+    for bound, position in ((item.lower, c.needed[0]), (item.upper, c.needed[-1] + 1)):
+        if bound is not None:
+            value = _value(bound, frame)
+            if isinstance(value, int) and value < 0:
+                position -= size
+            yield _Size(bound, c.frames, value, position, c)
+
+
+def _is_run(positions: Sequence[int]) -> bool:
+    return bool(positions) and list(positions) == list(
+        range(positions[0], positions[0] + len(positions))
+    )
+
+
+def _short(values: Sequence[Any]) -> str:
+    shown = ", ".join(map(str, values[:6]))
+    return f"positions {shown}{', ...' if len(values) > 6 else ''}"
+
+
+def _aligned(
+    c: Correction,
+    exprs: Sequence[ast.expr],
+    given: Sequence[Any],
+    needed: Sequence[Any],
+    whole: bool,
+) -> Iterator[_Size]:
+    """Every expression with the sizes that it says; `whole`: the one expression says them all."""
+    frame = c.frames[0]
+    if whole:
+        (expr,) = exprs
+        if isinstance(expr, (ast.Tuple, ast.List)):
+            yield from _aligned(c, expr.elts, given, needed, False)
+        elif isinstance(expr, ast.BinOp) and isinstance(expr.op, ast.Add):
+            length = len(_value(expr.left, frame) or ())
+            yield from _aligned(c, [expr.left], given[:length], needed[:length], True)
+            yield from _aligned(c, [expr.right], given[length:], needed[length:], True)
+        else:
+            says = _value(expr, frame)
+            if isinstance(says, int):
+                yield _Size(expr, c.frames, given[0], needed[0], c)
+                return
+            said = list(given) if says is None else list(says)
+            wanted = [-1 if s == -1 else n for s, n in zip(said, needed, strict=False)]
+            yield _Size(expr, c.frames, said, wanted, c)
+        return
+    at = 0
+    for expr in exprs:
+        if isinstance(expr, ast.Starred):
+            length = len(_value(expr.value, frame) or ())
+            if length == 0:
+                raise _no(c, f"`{_text(expr)}` is not known")
+            part = slice(at, at + length)
+            yield from _aligned(c, [expr.value], given[part], needed[part], True)
+            at += length
+            continue
+        if at >= len(needed):
+            return
+        if _value(expr, frame) != -1:
+            yield _Size(expr, c.frames, given[at], needed[at], c)
+        at += 1
+
+
+def _argument(call: ast.Call, at: int, names: Sequence[str]) -> ast.expr:
+    for keyword in call.keywords:
+        if keyword.arg in names:
+            return keyword.value
+    if at < len(call.args):
+        return call.args[at]
+    return ast.copy_location(ast.Constant(None), call)
+
+
+def _is_method(call: ast.Call, frame: Frame) -> bool:
+    """Whether a tensor is what the function is called of, not a module such as `torch` or `F`."""
+    if not isinstance(call.func, ast.Attribute):
+        return False
+    holder = call.func.value
+    if isinstance(holder, ast.Name) and holder.id not in frame.values:
+        return type(frame.globals.get(holder.id)).__name__ != "module"
+    text = _text(holder)
+    return not text.startswith("torch.") and text not in ("torch", "F")
+
+
+def _is_sequence(expr: ast.expr, frame: Frame) -> bool:
+    return isinstance(expr, (ast.Tuple, ast.List)) or isinstance(_value(expr, frame), (tuple, list))
+
+
+def _text(node: ast.AST) -> str:
+    return " ".join(ast.unparse(node).split())
+
+
+def _no(c: Correction, why: str) -> _RefusedError:
+    found = "" if not c.frames else f"{c.place}: "
+    return _RefusedError(
+        c, f"{found}{c.operator} says {_brief(c.given)} where {_brief(c.needed)} is needed; {why}"
+    )
+
+
+def _brief(value: Any) -> str:
+    return _short(value) if isinstance(value, list) and len(value) > 8 else str(value)
+
+
+# --- values ---------------------------------------------------------------------------------------
+
+_ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.FloorDiv, ast.Mod, ast.Pow, ast.Div)
+
+
+def _value(expr: ast.expr, frame: Frame) -> Any:
+    """What an expression without calls is in a frame; None where it cannot be told."""
+    match expr:
+        case ast.Constant(value):
+            return value
+        case ast.Name(name):
+            if name in frame.values:
+                return frame.values[name]
+            return frame.globals.get(name)
+        case ast.Attribute(inner, name):
+            holder = _value(inner, frame)
+            return None if holder is None else getattr(holder, name, None)
+        case ast.Subscript(inner, index):
+            holder, key = _value(inner, frame), _value(index, frame)
+            try:
+                return None if holder is None or key is None else holder[key]
+            except (KeyError, IndexError, TypeError):
+                return None
+        case ast.UnaryOp(ast.USub(), inner):
+            value = _value(inner, frame)
+            return -value if isinstance(value, (int, float)) else None
+        case ast.BinOp(left, op, right) if isinstance(op, _ARITHMETIC):
+            a, b = _value(left, frame), _value(right, frame)
+            return _computed(op, a, b)
+        case ast.Tuple(elts) | ast.List(elts):
+            return [_value(e, frame) for e in elts]
+        case ast.Call(ast.Name("int" | "len" | "max" | "min" as name), args, []):
+            values = [_value(a, frame) for a in args]
+            if None in values:
+                return None
+            try:
+                return {"int": int, "len": len, "max": max, "min": min}[name](*values)  # type: ignore[operator]
+            except (TypeError, ValueError):
+                return None
+    return None
+
+
+def _computed(op: ast.operator, a: Any, b: Any) -> Any:
+    if isinstance(op, ast.Add) and isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
+        return [*a, *b]
+    if not isinstance(a, (int, float)) or not isinstance(b, (int, float)):
+        return None
+    try:
+        match op:
+            case ast.Add():
+                return a + b
+            case ast.Sub():
+                return a - b
+            case ast.Mult():
+                return a * b
+            case ast.FloorDiv():
+                return a // b
+            case ast.Mod():
+                return a % b
+            case ast.Div():
+                return a / b
+    except ZeroDivisionError:
+        return None
+    return a**b if abs(b) < 64 else None
+
+
+def _chain(expr: ast.expr) -> tuple[str | int, ...] | None:
+    """`("cfg", "dim")` for `self.cfg.dim`, `("sizes", 0)` for `self.sizes[0]`."""
+    parts: list[str | int] = []
+    while True:
+        match expr:
+            case ast.Attribute(ast.Name("self"), name):
+                return (name, *reversed(parts))
+            case ast.Attribute(inner, name):
+                parts.append(name)
+                expr = inner
+            case ast.Subscript(inner, ast.Constant(int() | str() as key)):
+                parts.append(key)
+                expr = inner
+            case _:
+                return None
+
+
+# --- from an expression to the number in it -------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Number:
+    """A part of an expression that could change, and what it would become."""
+
+    node: ast.expr
+    new: Any
+    rank: int
+
+
+class _Planner:
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.modules = dict(model.named_modules())
+        self.types = {type(module) for module in self.modules.values()}
+        self.homes = {c.__module__ for t in self.types for c in t.__mro__}
+        self.result = Rewrites()
+
+    def plan(self, corrections: Sequence[Correction]) -> Rewrites:
+        sizes: dict[int, list[_Size]] = {}
+        nodes: dict[int, ast.expr] = {}
+        for c in corrections:
+            if self._of_layer(c):
+                continue
+            if c.argument == "scale":
+                self._keep_scale(c)
+            for size in self._sizes(c):
+                nodes[id(size.expr)] = size.expr
+                sizes.setdefault(id(size.expr), []).append(size)
+        pending = {key: found for key, found in sizes.items() if _wrong(found)}
+        while pending:
+            pending = self._settle(pending)
+        return self.result
+
+    def _sizes(self, c: Correction) -> Iterator[_Size]:
+        if c.given == c.needed:
+            try:
+                yield from _sizes(c)
+            except _RefusedError:
+                return  # nothing to do there, nothing to know of it
+        else:
+            found = list(_sizes(c))
+            if c.argument != "scale" and all(s.given == s.needed for s in found):
+                raise _no(c, "no number says so")
+            yield from found
+
+    def _of_layer(self, c: Correction) -> bool:
+        """Sizes that a layer of torch says itself follow its attribute."""
+        layer = self.modules.get(c.module)
+        if not isinstance(layer, nn.Unflatten):
+            return False
+        if c.given != c.needed:
+            shape = layer.unflattened_size
+            if not all(isinstance(n, int) for n in shape):
+                raise _no(c, f"{c.module} names its dimensions")
+            new = tuple(c.needed[c.dim : c.dim + len(shape)])
+            self._set(c, c.module, ("unflattened_size",), new)
+        return True
+
+    def _set(self, c: Correction, path: str, chain: tuple[str | int, ...], value: Any) -> None:
+        known = self.result.attributes.setdefault(path, {})
+        if chain in known and known[chain] != value:
+            raise _no(c, f"{path}.{chain[0]} runs twice and would need both")
+        known[chain] = value
+
+    def _edit(self, size: _Size, node: ast.expr, edit: Edit) -> None:
+        file = size.file
+        if is_library(file.name) and file.name not in self.homes:
+            raise _no(size.correction, f"{file.name} is a library")
+        self.result.edits.setdefault(file.name, {})[file.span(node)] = edit
+
+    def _keep_scale(self, c: Correction) -> None:
+        if c.given == c.needed:
+            return
+        file = _file(c.frames[0].globals["__name__"]) if c.frames else None
+        call = file.running(c.frames[0], ast.Call) if file else None
+        if not isinstance(call, ast.Call) or not _text(call.func).endswith(
+            "scaled_dot_product_attention"
+        ):
+            raise _no(c, "the scale of the attention cannot be kept")
+        self._edit(_Size(call, c.frames, c.given, c.needed, c), call, KeptScale(c.needed))
+
+    def _settle(self, pending: Mapping[int, list[_Size]]) -> dict[int, list[_Size]]:
+        """Decide for every expression which number changes; what is left is one definition on."""
+        chosen: dict[int, tuple[ast.expr, list[tuple[_Size, Any]]]] = {}
+        for sizes in pending.values():
+            sizes = _once_an_instance(sizes)
+            for node, values in self._numbers(sizes):
+                if id(node) in chosen:
+                    _, more = chosen[id(node)]
+                    more += values
+                else:
+                    chosen[id(node)] = (node, values)
+        further: dict[int, list[_Size]] = {}
+        done: set[int] = set()
+        for key, (node, values) in chosen.items():
+            if key in done:
+                continue
+            uses = self._uses(node, values[0][0])
+            if uses and all(id(use) in chosen for use in uses):
+                together = [v for use in uses for v in chosen[id(use)][1]]
+                if _agree(together) and self._define(node, together, further):
+                    done |= {id(use) for use in uses}
+                    continue
+            self._replace(node, values)
+            done.add(key)
+        return further
+
+    # -- which number
+
+    def _numbers(self, sizes: Sequence[_Size]) -> list[tuple[ast.expr, list[tuple[_Size, Any]]]]:
+        """The part of an expression that is to change, with its new value for every instance."""
+        first = next(size for size in sizes if size.given != size.needed)
+        candidates = sorted(
+            self._candidates(first.expr, first, first.given, first.needed), key=lambda n: n.rank
+        )
+        for candidate in candidates:
+            values: list[tuple[_Size, Any]] = []
+            for size in sizes:
+                mine = self._candidates(size.expr, size, size.given, size.needed)
+                found = [n for n in mine if n.node is candidate.node]
+                if size.given == size.needed:
+                    values.append((size, _value(candidate.node, size.frames[0])))
+                elif found:
+                    values.append((size, found[0].new))
+                else:
+                    break
+            else:
+                return [(candidate.node, values)]
+        raise _no(first.correction, f"`{_text(first.expr)}` follows from the shape of a tensor")
+
+    def _candidates(self, expr: ast.expr, size: _Size, given: Any, needed: Any) -> list[_Number]:
+        if not self._is_plain(expr, size, 0):
+            return self._within(expr, size, given, needed)
+        whole = _Number(expr, needed, 3)
+        return [*self._within(expr, size, given, needed), whole]
+
+    def _within(self, expr: ast.expr, size: _Size, given: Any, needed: Any) -> list[_Number]:
+        frame = size.frames[0]
+        pair = isinstance(given, int) and (given, needed) in size.correction.widths
+        rank = 0 if pair else 1
+        match expr:
+            case ast.Constant(int()):
+                return [_Number(expr, needed, rank)]
+            case ast.Name() | ast.Attribute() | ast.Subscript():
+                if self._is_plain(expr, size, 0):
+                    return [_Number(expr, needed, rank)]
+            case ast.UnaryOp(ast.USub(), inner):
+                return self._within(inner, size, -given, -needed)
+            case ast.BinOp(left, op, right) if isinstance(given, int):
+                found: list[_Number] = []
+                a, b = _value(left, frame), _value(right, frame)
+                # Where a factor cannot be told, it is what is left of the product.
+                if isinstance(op, ast.Mult):
+                    a = given // b if a is None and b else a
+                    b = given // a if b is None and a else b
+                for inner, old, other in ((left, a, b), (right, b, a)):
+                    new = _solved(op, inner is left, other, needed)
+                    if isinstance(old, int) and new is not None:
+                        found += self._within(inner, size, old, new)
+                return found
+        return []
+
+    def _is_plain(self, expr: ast.expr, size: _Size, depth: int) -> bool:
+        """Whether an expression is made of numbers alone, and not of what tensors are."""
+        if depth > 8:
+            return False
+        match expr:
+            case ast.Constant(int() | float()):
+                return True
+            case ast.UnaryOp(_, inner):
+                return self._is_plain(inner, size, depth + 1)
+            case ast.BinOp(left, _, right):
+                return self._is_plain(left, size, depth) and self._is_plain(right, size, depth)
+            case ast.Tuple(elts) | ast.List(elts):
+                return all(self._is_plain(e, size, depth + 1) for e in elts)
+            case ast.Call(ast.Name("int" | "len" | "max" | "min"), args, []):
+                return all(self._is_plain(a, size, depth + 1) for a in args)
+            case ast.Name(name):
+                kind, node, frames = self._definition(expr, size)
+                if kind == "global":
+                    return isinstance(size.frames[0].globals.get(name), (int, tuple, list))
+                if node is None or not frames:
+                    return False
+                there = dataclasses.replace(size, expr=node, frames=frames)
+                return self._is_plain(node, there, depth + 1)
+            case ast.Attribute() | ast.Subscript():
+                chain = _chain(expr)
+                return chain is not None and self._is_own(chain, size)
+        return False
+
+    def _is_own(self, chain: tuple[str | int, ...], size: _Size) -> bool:
+        """Whether `self.a.b` leads through plain values only, to a number or a list of them."""
+        value: Any = self.modules.get(size.holder or "") if size.holder is not None else None
+        for part in chain:
+            if value is None or (isinstance(value, nn.Module) and part in value._modules):
+                return False
+            if isinstance(value, nn.Module) and isinstance(
+                getattr(type(value), str(part), None), property
+            ):
+                return False
+            value = value[part] if isinstance(part, int) else _member(value, part)
+        numbers = value if isinstance(value, (tuple, list)) else [value]
+        return all(isinstance(n, int) for n in numbers) and bool(numbers)
+
+    # -- what defines a name
+
+    def _definition(
+        self, name: ast.expr, size: _Size
+    ) -> tuple[str, ast.expr | None, tuple[Frame, ...]]:
+        """What a name stands for: ("local", the assigned expression, its frames), ("argument",
+        the expression that the caller gives, the caller's frames) or ("global", None, ())."""
+        assert isinstance(name, ast.Name)
+        file = size.file
+        function = file.function(name)
+        if function is None:
+            return "global", None, ()
+        assigned = [
+            n
+            for n in ast.walk(function)
+            if isinstance(n, ast.Name) and n.id == name.id and isinstance(n.ctx, ast.Store)
+        ]
+        arguments = _arguments(function)
+        if assigned:
+            statement = file.parents.get(assigned[0])
+            if len(assigned) == 1 and name.id not in arguments:
+                match statement:
+                    case ast.Assign([ast.Name()], value):
+                        return "local", value, size.frames
+            return "unknown", None, ()
+        if name.id in arguments:
+            return "argument", *self._given(name.id, function, size)
+        if name.id in size.frames[0].values and file.function(function) is not None:
+            return "unknown", None, ()  # of a function around
+        return "global", None, ()
+
+    def _given(
+        self, name: str, function: ast.AST, size: _Size
+    ) -> tuple[ast.expr | None, tuple[Frame, ...]]:
+        """The expression that the caller gives for an argument."""
+        outer = size.frames[1:]
+        if not outer or isinstance(function, ast.Lambda):
+            return None, ()
+        assert isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+        try:
+            caller = _file(outer[0].globals["__name__"])
+        except WriterError:
+            return None, ()
+        call = caller.running(outer[0], ast.Call)
+        if not isinstance(call, ast.Call) or any(isinstance(a, ast.Starred) for a in call.args):
+            return None, ()
+        names = [a.arg for a in (*function.args.posonlyargs, *function.args.args)]
+        if names and names[0] in ("self", "cls") and size.file.class_path(function):
+            names = names[1:]
+        for keyword in call.keywords:
+            if keyword.arg == name:
+                return keyword.value, outer
+        if name in names and names.index(name) < len(call.args):
+            return call.args[names.index(name)], outer
+        return None, ()
+
+    # -- where it changes
+
+    def _uses(self, node: ast.expr, size: _Size) -> list[ast.expr]:
+        """All places that read the name or attribute; empty for a number that stands alone."""
+        file = size.file
+        if isinstance(node, ast.Name):
+            function = file.function(node)
+            kind, definition, _ = self._definition(node, size)
+            if function is None or definition is None or kind == "global":
+                return []
+            return [
+                n
+                for n in ast.walk(function)
+                if isinstance(n, ast.Name) and n.id == node.id and isinstance(n.ctx, ast.Load)
+            ]
+        chain = _chain(node)
+        if chain is None:
+            return []
+        found: list[ast.expr] = []
+        holder = self.modules.get(size.holder or "")
+        for cls in type(holder).__mro__:
+            if not issubclass(cls, nn.Module) or cls.__module__.startswith("torch."):
+                continue
+            found += _reads(_file(cls.__module__), cls.__qualname__, chain)
+        if self._read_elsewhere(str(chain[0])):
+            return []
+        return found
+
+    def _read_elsewhere(self, name: str) -> bool:
+        """Whether methods of the network read an attribute of this name of anything but `self`."""
+        return any(
+            _reads_of_others(_file(cls.__module__), cls.__qualname__, name)
+            for kind in self.types
+            for cls in kind.__mro__
+            if issubclass(cls, nn.Module) and not cls.__module__.startswith("torch.")
+        )
+
+    def _define(
+        self,
+        node: ast.expr,
+        values: Sequence[tuple[_Size, Any]],
+        further: dict[int, list[_Size]],
+    ) -> bool:
+        """Change what all uses read: the attribute's value, or the definition of the name."""
+        chain = _chain(node) if not isinstance(node, ast.Name) else None
+        if chain is not None:
+            for size, new in values:
+                old = _value(node, size.frames[0])
+                value = type(old)(new) if isinstance(old, (tuple, list)) else new
+                if new != old and not (isinstance(old, (tuple, list)) and list(old) == list(new)):
+                    self._set(size.correction, size.holder or "", chain, value)
+            return True
+        moved: list[_Size] = []
+        for size, new in values:
+            kind, definition, frames = self._definition(node, size)
+            if definition is None or kind not in ("local", "argument"):
+                return False
+            old = _value(node, size.frames[0])
+            moved.append(
+                dataclasses.replace(size, expr=definition, frames=frames, given=old, needed=new)
+            )
+        for size in moved:
+            further.setdefault(id(size.expr), []).append(size)
+        return True
+
+    def _replace(self, node: ast.expr, values: Sequence[tuple[_Size, Any]]) -> None:
+        """Put a constant, or an attribute where instances differ, in the place of a number."""
+        size, first = values[0]
+        new = [_plain_value(v) for _, v in values]
+        if all(v == new[0] for v in new):
+            self._edit(size, node, NewValue(new[0]))
+            return
+        file = size.file
+        holders = self._holders(file, node)
+        if not holders or any(s.holder not in holders for s, _ in values):
+            raise _no(
+                size.correction,
+                f"`{_text(node)}` would need {' and '.join(map(str, sorted(set(map(str, new)))))} "
+                f"in a function that several modules call",
+            )
+        name = self._free_name(_name_for(size, node), holders)
+        known = {s.holder: v for s, v in zip((s for s, _ in values), new, strict=True)}
+        for path in holders:
+            value = known.get(path, _plain_value(_value(node, size.frames[0])))
+            self._set(size.correction, path, (name,), value)
+        self._edit(size, node, NewAttribute(name))
+
+    def _holders(self, file: _File, node: ast.expr) -> list[str]:
+        """The modules of the network that have the method in which a node stands."""
+        qualified = file.class_path(node)
+        return [
+            path
+            for path, module in self.modules.items()
+            if qualified
+            and any(
+                c.__module__ == file.name and c.__qualname__ == qualified
+                for c in type(module).__mro__
+            )
+        ]
+
+    def _free_name(self, name: str, holders: Sequence[str]) -> str:
+        number = 1
+        while True:
+            choice = name if number == 1 else f"{name}_{number}"
+            taken = any(
+                hasattr(self.modules[p], choice) or (choice,) in self.result.attributes.get(p, {})
+                for p in holders
+            )
+            if not taken:
+                return choice
+            number += 1
+
+
+def _wrong(sizes: Sequence[_Size]) -> bool:
+    return any(size.given != size.needed for size in sizes)
+
+
+def _once_an_instance(sizes: Sequence[_Size]) -> list[_Size]:
+    """One size for every module that runs the expression; they must need one number each."""
+    found: dict[str | None, _Size] = {}
+    for size in sizes:
+        known = found.setdefault(size.holder, size)
+        if known.needed != size.needed:
+            raise _no(
+                size.correction,
+                f"`{_text(size.expr)}` runs twice and would have to be {_brief(known.needed)}, too",
+            )
+        if known.given != size.given:
+            raise _no(size.correction, f"`{_text(size.expr)}` changes from run to run")
+    return list(found.values())
+
+
+def _agree(values: Sequence[tuple[_Size, Any]]) -> bool:
+    """Whether every module needs one new value at all uses."""
+    known: dict[str | None, Any] = {}
+    return all(
+        known.setdefault(size.holder, _plain_value(new)) == _plain_value(new)
+        for size, new in values
+    )
+
+
+def _plain_value(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _member(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, dict) else getattr(value, name, None)
+
+
+def _solved(op: ast.operator, left: bool, other: Any, needed: int) -> int | None:
+    """What one side of an operation must be so that the whole is `needed`."""
+    if not isinstance(other, int):
+        return None
+    match op:
+        case ast.Mult():
+            return needed // other if other and needed % other == 0 else None
+        case ast.Add():
+            return needed - other
+        case ast.Sub():
+            return needed + other if left else other - needed
+    return None
+
+
+def _arguments(function: ast.AST) -> set[str]:
+    assert isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+    args = function.args
+    return {a.arg for a in (*args.posonlyargs, *args.args, *args.kwonlyargs)}
+
+
+def _class_node(file: _File, qualified: str) -> ast.ClassDef | None:
+    return next(
+        (
+            node
+            for node in ast.walk(file.tree)
+            if isinstance(node, ast.ClassDef) and file.class_path(node) == qualified
+        ),
+        None,
+    )
+
+
+def _methods(file: _File, qualified: str) -> Iterator[ast.FunctionDef]:
+    node = _class_node(file, qualified)
+    for method in node.body if node else ():
+        if isinstance(method, ast.FunctionDef) and method.name != "__init__":
+            yield method
+
+
+def _reads(file: _File, qualified: str, chain: tuple[str | int, ...]) -> list[ast.expr]:
+    """The expressions of a class's methods that read `self.a.b`."""
+    found: list[ast.expr] = []
+    for method in _methods(file, qualified):
+        for node in ast.walk(method):
+            if isinstance(node, (ast.Attribute, ast.Subscript)):
+                here = _chain(node)
+                # `self.sizes` as a whole reads `self.sizes[0]` as well.
+                shorter = here is not None and here == chain[: len(here)]
+                inside = isinstance(file.parents.get(node), (ast.Attribute, ast.Subscript)) and (
+                    _chain(file.parents[node]) is not None  # type: ignore[arg-type]
+                )
+                if here == chain or (shorter and not inside):
+                    found.append(node)
+    return found
+
+
+def _reads_of_others(file: _File, qualified: str, name: str) -> bool:
+    return any(
+        isinstance(node, ast.Attribute)
+        and node.attr == name
+        and not (isinstance(node.value, ast.Name) and node.value.id == "self")
+        for method in _methods(file, qualified)
+        for node in ast.walk(method)
+    )
+
+
+_NAMES = {
+    "view": "view_channels",
+    "reshape": "view_channels",
+    "expand": "expanded_channels",
+    "unflatten": "unflattened_channels",
+    "split": "split_size",
+    "slice": "slice_channels",
+    "narrow": "slice_channels",
+    "pad": "padding",
+    "constant_pad_nd": "padded_channels",
+}
+
+
+def _name_for(size: _Size, node: ast.expr) -> str:
+    """What a person would call the number."""
+    if size.correction.operator in ("view", "reshape") and node is not size.expr:
+        return "channels"
+    if size.correction.operator in ("view", "reshape") and isinstance(node, ast.Constant):
+        return "flat_features"
+    operator = size.correction.operator
+    return _NAMES.get(operator, f"{operator.strip('_')}_channels")
