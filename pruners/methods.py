@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import coo_array
 
-from pruners.channel_graph import ChannelGraph, Indices, Units, kept_of
+from pruners.channel_graph import ChannelGraph, Indices, Units
 from pruners.errors import PrunerError, did_you_mean
 from pruners.scoring import Scores
 
@@ -139,13 +139,6 @@ def select(
 def count_target(graph: ChannelGraph, units: Units, target: Target) -> int:
     """The target's count with all units in place."""
     return _Cost(graph, units, target)(np.ones(units.count, dtype=bool))
-
-
-def kept_after(
-    graph: ChannelGraph, units: Units, stays: npt.NDArray[np.bool_]
-) -> dict[str, tuple[Indices, ...]]:
-    """The indices that stay in every dimension of every parameter and buffer."""
-    return kept_of(graph.shapes, units, stays)
 
 
 def _floor(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import keyword
 import re
+import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -40,6 +41,8 @@ from pruners.expressions import (
     SUPER,
     Argument,
     Call,
+    Dictionary,
+    Display,
     Either,
     Expr,
     Imports,
@@ -53,6 +56,7 @@ from pruners.expressions import (
 from pruners.formatting import format_source
 from pruners.sizes import Rewrites
 from pruners.unify import Constructor, unify
+from pruners.values import value_expression
 
 __all__ = [
     "TEMPLATES",
@@ -273,6 +277,7 @@ class _ClassPlan:
         # A class that only derives from a layer is built as the layer is, without an __init__.
         self.layer = describe.layer_base(cls)
         self.inits = self._inits()
+        self.mentioned: list[tuple[str, str]] = []
         self.init_statements, self.init_arguments = self._initialisation()
         self.own_reads, self.other_reads = self._attributes_read()
         if self._assigned_in_source() or self.init_statements:
@@ -439,7 +444,7 @@ class _ClassPlan:
             free = None if path else self.writer._free.get(("", name))
             if name in self.own_reads:
                 record[name] = free or self._plain(path, name, value)
-                if name in widths and is_writable(value):
+                if name in widths and isinstance(value, (int, tuple)):
                     record[name] = Literal(value, width=True)
             elif name in self.writer.read_of_others and is_writable(value):
                 record[name] = free or Literal(value)
@@ -488,22 +493,28 @@ class _ClassPlan:
         return {name for init, _ in self.inits for name in initialisation.assigned_attributes(init)}
 
     def _plain(self, path: str, name: str, value: Any) -> Expr:
-        if is_writable(value):
-            return Literal(value)
-        module, qualified = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
-        name_in_torch = getattr(value, "__name__", "")
-        if name_in_torch.isidentifier() and getattr(torch, name_in_torch, None) is value:
-            return Reference(f"torch.{name_in_torch}", "import torch")
-        if module and qualified.isidentifier() and origin.is_library(module):
+        if isinstance(value, types.MethodType) and value.__self__ in self.instances:
+            self._keep_method(value.__name__)
+        module = self.instances[self.paths.index(path)]
+        found = value_expression(value, self._needs, module)
+        if isinstance(found, Reference):
+            # Under the name that the original imports it by.
             for binding, statement in self.source.imports.items():
-                if statement.endswith(f"import {qualified}") and binding == qualified:
-                    return Reference(qualified, statement)
-            return Reference(qualified, f"from {module} import {qualified}")
+                if statement == found.statement and binding == found.name:
+                    return Reference(binding, statement)
+        if found is not None:
+            return found
         raise WriterError(
-            f"{self.cls.__name__}.{name} at {path or 'the network itself'}: value {value!r} of "
-            f"type {type(value).__name__} cannot be written, but {self._reader(name)} reads it; "
-            f"expected a plain value (numbers, strings, tuples, None) or something importable"
+            f"{self.cls.__name__}.{name} at {path or 'the network itself'}: value "
+            f"{' '.join(repr(value).split())[:200]} of type {type(value).__name__} cannot be "
+            f"written, but {self._reader(name)} reads it; expected a plain value (numbers, "
+            f"strings, tuples, None), or a function or class of the top level of a module"
         )
+
+    def _needs(self, name: str, module: str) -> None:
+        """The file needs a definition that no kept code mentions."""
+        if (name, module) not in self.mentioned:
+            self.mentioned.append((name, module))
 
     def _reader(self, name: str) -> str:
         for method, (nodes, _) in self.methods.items():
@@ -607,6 +618,8 @@ class _Definitions:
             self._place(plan.source, plan.cls.__qualname__.split(".")[0], origin.code_of(node))
             for code, source in plan.kept_code():
                 self._resolve(code, source)
+            for name, module in plan.mentioned:
+                self._bring(name, self.writer.source_of(module))
             self._resolve(_class_attributes_code(node), plan.source)
             for decorator in node.decorators:
                 self._resolve(origin.code_of(decorator.decorator), plan.source)
@@ -719,8 +732,8 @@ class _Definitions:
         params = [cst.Param(cst.Name("self"))]
         for parameter in constructor.parameters:
             annotation, needs = _annotation(parameter.values, parameter.default)
-            if needs:
-                self.writer.imports.need(*needs)
+            for need in needs:
+                self.writer.imports.need(*need)
             default = parameter.default
             params.append(
                 cst.Param(
@@ -982,19 +995,36 @@ def _of(plan: _ClassPlan, argument: str) -> cst.Annotation | None:
     return None
 
 
-def _annotation(values: Sequence[Expr], default: Expr | None) -> tuple[str, tuple[str, str] | None]:
-    """The type of a parameter, and the import that it needs."""
+def _annotation(values: Sequence[Expr], default: Expr | None) -> tuple[str, list[tuple[str, str]]]:
+    """The type of a parameter, and the imports that it needs."""
     kinds: set[str] = set()
-    needs: tuple[str, str] | None = None
+    needs: list[tuple[str, str]] = []
     for value in (*values, *(() if default is None else (default,))):
-        if isinstance(value, (Literal, Variable)):
-            kinds.add(_type_of(value.value))
-        else:
-            kinds.add("nn.Module")
-            needs = ("nn", describe.NN)
+        match value:
+            case Literal(constant) | Variable(_, constant):
+                kinds.add(_type_of(constant))
+            case Display(_, brackets):
+                kinds.add("list" if brackets == "[" else "tuple")
+            case Dictionary():
+                kinds.add("dict")
+            case Call(Reference(name, statement)) if _is_value(name):
+                kinds.add(name)
+                needs += [(name, statement)] if statement else []
+            case Call(Reference("partial")) | Reference():
+                kinds.add("Callable[..., Any]")
+                needs += [("Callable", "from collections.abc import Callable")]
+                needs += [("Any", "from typing import Any")]
+            case _:
+                kinds.add("nn.Module")
+                needs += [("nn", describe.NN)]
     if {"int", "float"} <= kinds:
         kinds.discard("int")
     return " | ".join(sorted(kinds - {"None"}) + (["None"] if "None" in kinds else [])), needs
+
+
+def _is_value(name: str) -> bool:
+    """Whether what is called makes a value, such as a configuration, and no module."""
+    return name.isidentifier() and name not in ("partial",)
 
 
 def _type_of(value: Any) -> str:

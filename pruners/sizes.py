@@ -54,9 +54,10 @@ class NewAttribute:
 
 @dataclass(frozen=True, slots=True)
 class KeptScale:
-    """An attention says the scale that it had at its full width."""
+    """An attention says the scale that it had at its full width, or reads it of an attribute."""
 
     full: int
+    attribute: str = ""
 
 
 Edit = NewValue | NewAttribute | KeptScale
@@ -135,8 +136,9 @@ class _RewriteSizes(cst.CSTTransformer):
                 return to_code(Literal(value), Imports())
             case NewAttribute(name):
                 return cst.Attribute(cst.Name("self"), cst.Name(checked_identifier(name)))
-            case KeptScale(full) if isinstance(updated_node, cst.Call):
-                scale = cst.Arg(cst.parse_expression(f"{full} ** -0.5"), cst.Name("scale"))
+            case KeptScale(full, attribute) if isinstance(updated_node, cst.Call):
+                code = f"self.{checked_identifier(attribute)}" if attribute else f"{full} ** -0.5"
+                scale = cst.Arg(cst.parse_expression(code), cst.Name("scale"))
                 return updated_node.with_changes(args=[*updated_node.args, scale])
         return updated_node
 
@@ -248,6 +250,8 @@ class _Size:
     """An int, or a list of them."""
     needed: Any
     correction: Correction
+    index: int = 0
+    """Which of several sizes of the call."""
 
     @property
     def file(self) -> _File:
@@ -431,17 +435,18 @@ def _aligned(
     at = 0
     for expr in exprs:
         if isinstance(expr, ast.Starred):
-            length = len(_value(expr.value, frame) or ())
-            if length == 0:
-                raise _no(c, f"`{_text(expr)}` is not known")
+            length = len(needed) - len(exprs) + 1
+            if sum(isinstance(e, ast.Starred) for e in exprs) > 1:
+                length = len(_value(expr.value, frame) or ())
             part = slice(at, at + length)
-            yield from _aligned(c, [expr.value], given[part], needed[part], True)
+            if given[part] != needed[part] or _value(expr.value, frame) is not None:
+                yield from _aligned(c, [expr.value], given[part], needed[part], True)
             at += length
             continue
         if at >= len(needed):
             return
         if _value(expr, frame) != -1:
-            yield _Size(expr, c.frames, given[at], needed[at], c)
+            yield _Size(expr, c.frames, given[at], needed[at], c, at)
         at += 1
 
 
@@ -593,11 +598,10 @@ class _Planner:
         for c in corrections:
             if self._of_layer(c):
                 continue
-            if c.argument == "scale":
-                self._keep_scale(c)
             for size in self._sizes(c):
                 nodes[id(size.expr)] = size.expr
                 sizes.setdefault(id(size.expr), []).append(size)
+        self._keep_scales([c for c in corrections if c.argument == "scale"])
         pending = {key: found for key, found in sizes.items() if _wrong(found)}
         while pending:
             pending = self._settle(pending)
@@ -640,16 +644,35 @@ class _Planner:
             raise _no(size.correction, f"{file.name} is a library")
         self.result.edits.setdefault(file.name, {})[file.span(node)] = edit
 
-    def _keep_scale(self, c: Correction) -> None:
-        if c.given == c.needed:
-            return
-        file = _file(c.frames[0].globals["__name__"]) if c.frames else None
-        call = file.running(c.frames[0], ast.Call) if file else None
-        if not isinstance(call, ast.Call) or not _text(call.func).endswith(
-            "scaled_dot_product_attention"
-        ):
-            raise _no(c, "the scale of the attention cannot be kept")
-        self._edit(_Size(call, c.frames, c.given, c.needed, c), call, KeptScale(c.needed))
+    def _keep_scales(self, corrections: Sequence[Correction]) -> None:
+        """Attentions without a scale of their own go on with that of their full width."""
+        calls: dict[int, tuple[ast.expr, list[_Size]]] = {}
+        for c in corrections:
+            file = _file(c.frames[0].globals["__name__"]) if c.frames else None
+            call = file.running(c.frames[0], ast.Call) if file else None
+            if not isinstance(call, ast.Call) or not _text(call.func).endswith(
+                "scaled_dot_product_attention"
+            ):
+                raise _no(c, "the scale of the attention cannot be kept")
+            found = calls.setdefault(id(call), (call, []))[1]
+            found.append(_Size(call, c.frames, c.given, c.needed, c))
+        for call, sizes in calls.values():
+            if not _wrong(sizes):
+                continue
+            full = {size.holder: size.needed for size in sizes}
+            if len(set(full.values())) == 1:
+                self._edit(sizes[0], call, KeptScale(sizes[0].needed))
+                continue
+            holders = self._holders(sizes[0].file, call)
+            if any(path not in holders for path in full):
+                raise _no(sizes[0].correction, "the scales of the attention differ")
+            name = "scale"
+            if any(getattr(self.modules[p or ""], name, 0) != n**-0.5 for p, n in full.items()):
+                name = self._free_name("attention_scale", holders)
+                for path in holders:
+                    scale = full[path] ** -0.5 if path in full else None
+                    self._set(sizes[0].correction, path, (name,), scale)
+            self._edit(sizes[0], call, KeptScale(0, name))
 
     def _settle(self, pending: Mapping[int, list[_Size]]) -> dict[int, list[_Size]]:
         """Decide for every expression which number changes; what is left is one definition on."""
@@ -897,7 +920,7 @@ class _Planner:
 
     def _replace(self, node: ast.expr, values: Sequence[tuple[_Size, Any]]) -> None:
         """Put a constant, or an attribute where instances differ, in the place of a number."""
-        size, first = values[0]
+        size = values[0][0]
         new = [_plain_value(v) for _, v in values]
         if all(v == new[0] for v in new):
             self._edit(size, node, NewValue(new[0]))
@@ -913,8 +936,8 @@ class _Planner:
         name = self._free_name(_name_for(size, node), holders)
         known = {s.holder: v for s, v in zip((s for s, _ in values), new, strict=True)}
         for path in holders:
-            value = known.get(path, _plain_value(_value(node, size.frames[0])))
-            self._set(size.correction, path, (name,), value)
+            # A module that does not come by needs no number.
+            self._set(size.correction, path, (name,), known.get(path))
         self._edit(size, node, NewAttribute(name))
 
     def _holders(self, file: _File, node: ast.expr) -> list[str]:
@@ -1052,8 +1075,6 @@ _NAMES = {
     "split": "split_size",
     "slice": "slice_channels",
     "narrow": "slice_channels",
-    "pad": "padding",
-    "constant_pad_nd": "padded_channels",
 }
 
 
@@ -1064,4 +1085,6 @@ def _name_for(size: _Size, node: ast.expr) -> str:
     if size.correction.operator in ("view", "reshape") and isinstance(node, ast.Constant):
         return "flat_features"
     operator = size.correction.operator
+    if operator in ("pad", "constant_pad_nd"):
+        return "padding_after" if size.index % 2 else "padding_before"
     return _NAMES.get(operator, f"{operator.strip('_')}_channels")

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from pruners import Axis, ChannelGraph, Coupling, PrunerError
-from pruners.channel_graph import Units
-from pruners.methods import Budget, count_target, kept_after, select
+from pruners.channel_graph import Units, kept_of
+from pruners.methods import Budget, count_target, select
 from pruners.scoring import ChannelNorm, Scores, measure_named, score_units
 
 Conv = Axis("conv1.weight", 0)
@@ -57,7 +57,7 @@ def kept(
     units = graph.units()
     scores = scores_of(graph, units, values)
     stays = select(graph, units, scores, Budget(**budget), method)
-    left = kept_after(graph, units, stays)
+    left = kept_of(graph.shapes, units, stays)
     return {name: left[name][0].tolist() for name in values}
 
 

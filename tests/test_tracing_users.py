@@ -485,7 +485,7 @@ def test_number_in_a_forward_follows_or_freezes(
     free = exact(net(), example, rewritable=True)
     assert free.removed(pruned, 0) > 0
     assert free.corrections
-    assert {c.file for c in free.corrections} == {__file__}
+    assert {c.frames[0].code.co_filename for c in free.corrections} == {__file__}
     fixed = exact(net(), example, rewritable=False)
     assert fixed.corrections == []
     assert fixed.removed(pruned, 0) == 0
