@@ -97,13 +97,28 @@ class Either:
 
 
 @dataclass(frozen=True, slots=True)
+class Maybe:
+    """An item of a container that only some instances of a class have."""
+
+    flag: Expr
+    item: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Half:
+    """`a // 2`: the padding that keeps the size under a kernel of a."""
+
+    item: Expr
+
+
+@dataclass(frozen=True, slots=True)
 class Sum:
     """`a + b`: the width of a concatenation."""
 
     items: tuple[Expr, ...]
 
 
-Expr = Reference | Literal | Variable | Call | Display | Dictionary | Either | Sum
+Expr = Reference | Literal | Variable | Call | Display | Dictionary | Either | Half | Maybe | Sum
 
 NONE = Literal(None)
 
@@ -142,7 +157,12 @@ def to_code(expr: Expr, imports: Imports) -> cst.BaseExpression:
         case Call(function, arguments, table):
             return _call(function, arguments, table, imports)
         case Display(items, brackets):
-            elements = [cst.Element(to_code(item, imports)) for item in items]
+            elements = [
+                cst.StarredElement(to_code(item, imports))
+                if isinstance(item, Maybe)
+                else cst.Element(to_code(item, imports))
+                for item in items
+            ]
             return cst.List(elements) if brackets == "[" else cst.Tuple(elements)
         case Dictionary(items):
             return cst.Dict(
@@ -153,6 +173,17 @@ def to_code(expr: Expr, imports: Imports) -> cst.BaseExpression:
             for term in rest:
                 total = cst.BinaryOperation(total, cst.Add(), term)
             return total
+        case Half(item):
+            halved = to_code(item, imports)
+            return cst.BinaryOperation(halved, cst.FloorDivide(), cst.Integer("2"))
+        case Maybe(flag, item):  # unpacked where it stands
+            return cst.IfExp(
+                test=to_code(flag, imports),
+                body=cst.List([cst.Element(to_code(item, imports))]),
+                orelse=cst.List([]),
+                lpar=[cst.LeftParen()],
+                rpar=[cst.RightParen()],
+            )
         case Either(flag, then, otherwise):
             return cst.IfExp(
                 test=to_code(flag, imports),
@@ -211,7 +242,9 @@ def _call(
             positional = False
             continue
         value = to_code(argument.value, imports)
-        if argument.positional and positional:
+        if isinstance(argument.value, Maybe):
+            args.append(cst.Arg(value, star="*"))
+        elif argument.positional and positional:
             args.append(cst.Arg(value))
         else:
             args.append(cst.Arg(value, keyword=cst.Name(checked_identifier(argument.name))))

@@ -47,6 +47,7 @@ from pruners.expressions import (
     Expr,
     Imports,
     Literal,
+    Maybe,
     Reference,
     Variable,
     checked_identifier,
@@ -814,15 +815,63 @@ class _Definitions:
             cst.Attribute(cst.Name("self"), cst.Name(checked_identifier(name)))
         )
 
-        def assign(value: Expr) -> cst.SimpleStatementLine:
-            return cst.SimpleStatementLine([cst.Assign([target], to_code(value, imports))])
+        def assign(value: cst.BaseExpression) -> cst.SimpleStatementLine:
+            return cst.SimpleStatementLine([cst.Assign([target], value)])
 
+        if isinstance(expr, Call) and any(isinstance(a.value, Maybe) for a in expr.arguments):
+            return self._appended(expr, assign)
         if isinstance(expr, Either) and isinstance(expr.then, Call):
-            switched = cst.If(
-                test=to_code(expr.flag, imports), body=cst.IndentedBlock([assign(expr.then)])
+            absent = expr.otherwise == ABSENT
+            other = None if absent else assign(to_code(expr.otherwise, imports))
+            return [
+                cst.If(
+                    test=to_code(expr.flag, imports),
+                    body=cst.IndentedBlock([assign(to_code(expr.then, imports))]),
+                    orelse=other and cst.Else(cst.IndentedBlock([other])),
+                )
+            ]
+        return [assign(to_code(expr, imports))]
+
+    def _appended(
+        self, expr: Call, assign: Callable[[cst.BaseExpression], cst.SimpleStatementLine]
+    ) -> list[cst.BaseStatement]:
+        """A Sequential of layers that are put together first, as some of them are optional."""
+        imports = self.writer.imports
+        imports.need("nn", describe.NN)
+        statements: list[cst.BaseStatement] = []
+        items: list[Expr] = []
+
+        def flush() -> None:
+            listed = to_code(Display(tuple(items)), imports)
+            name, kind = cst.Name("layers"), cst.parse_expression("list[nn.Module]")
+            small: cst.BaseSmallStatement = (
+                cst.AugAssign(name, cst.AddAssign(), listed)
+                if statements
+                else cst.AnnAssign(name, cst.Annotation(kind), listed)
             )
-            return [switched] if expr.otherwise == ABSENT else [assign(expr.otherwise), switched]
-        return [assign(expr)]
+            statements.append(cst.SimpleStatementLine([small]))
+            items.clear()
+
+        for argument in expr.arguments:
+            if not isinstance(argument.value, Maybe):
+                items.append(argument.value)
+                continue
+            if items or not statements:
+                flush()
+            append = Call(Reference("layers.append"), (_positional("module", argument.value.item),))
+            statements.append(
+                cst.If(
+                    test=to_code(argument.value.flag, imports),
+                    body=cst.IndentedBlock(
+                        [cst.SimpleStatementLine([cst.Expr(to_code(append, imports))])]
+                    ),
+                )
+            )
+        if items:
+            flush()
+        made = cst.Call(to_code(expr.function, imports), [cst.Arg(cst.Name("layers"), star="*")])
+        line = assign(NONE)
+        return [*statements, line.with_deep_changes(line.body[0], value=made)]
 
 
 def _record_of_own(

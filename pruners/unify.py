@@ -34,7 +34,9 @@ from pruners.expressions import (
     Display,
     Either,
     Expr,
+    Half,
     Literal,
+    Maybe,
     Reference,
     Sum,
     Variable,
@@ -113,6 +115,8 @@ class _Column:
     """The value, where the column needs no parameter after all."""
     terms: tuple[int, ...] = ()
     """The columns whose sum it is in every instance: the width of a concatenation."""
+    half_of: int = -1
+    """The column of the kernel size whose half it is in every instance: the padding."""
 
     @property
     def argument(self) -> str:
@@ -139,6 +143,9 @@ class _Sheet:
             shapes.setdefault(_skeleton(expr), []).append(i)
         if len(shapes) == 1:
             return self._descend(exprs, instances, path)
+        merged = _merged_items(exprs)
+        if merged is not None:
+            return self._with_optional_items(exprs, instances, path, merged)
         if len(shapes) == 2:
             return self._either(exprs, instances, path, list(shapes.values()))
         return self._slot(path, exprs, instances, part=True)
@@ -176,6 +183,33 @@ class _Sheet:
                 )
         return self._slot(path, exprs, instances, part=True)
 
+    def _with_optional_items(
+        self,
+        exprs: Sequence[Expr],
+        instances: tuple[int, ...],
+        path: tuple[str, ...],
+        merged: Sequence[Sequence[int | None]],
+    ) -> Expr:
+        """One container for all: items that only some have are switched on by a flag."""
+        laid: list[Expr] = []
+        for place in range(len(merged[0])):
+            has = [i for i in range(len(exprs)) if merged[i][place] is not None]
+            items = [_items(exprs[i])[merged[i][place] or 0] for i in has]
+            there = (*path, str(place))
+            if len(has) == len(exprs):
+                laid.append(self.lay(items, instances, there))
+                continue
+            flags = [Literal(i in has) for i in range(len(exprs))]
+            slot = self._slot((*path[:-1], f"with_{path[-1]}_{place}"), flags, instances, flag=True)
+            laid.append(Maybe(slot, self.lay(items, tuple(instances[i] for i in has), there)))
+        match exprs[0]:
+            case Call(function, _, table):
+                numbered = (Argument(str(k), e, positional=True) for k, e in enumerate(laid))
+                return Call(function, tuple(numbered), table)
+            case Display(_, brackets):
+                return Display(tuple(laid), brackets)
+        raise AssertionError("no container")
+
     def _either(
         self,
         exprs: Sequence[Expr],
@@ -183,8 +217,8 @@ class _Sheet:
         path: tuple[str, ...],
         parts: list[list[int]],
     ) -> Expr:
-        # The larger structure is the one that the flag switches on.
-        parts.sort(key=lambda part: len(_skeleton(exprs[part[0]])), reverse=True)
+        # The larger structure is the one that the flag switches on; an Identity stands for none.
+        parts.sort(key=lambda part: _size_of(exprs[part[0]]), reverse=True)
         on, off = parts
         flags = [Literal(i in on) for i in range(len(exprs))]
         slot = self._slot(path, flags, instances, flag=True)
@@ -212,10 +246,11 @@ class _Sheet:
         """Merge the columns, name them, and put their names into the slots."""
         self._merge()
         self._find_sums()
+        self._find_paddings()
         owners = [
             i
             for i, c in enumerate(self.columns)
-            if c.owner == i and c.constant is None and not c.terms
+            if c.owner == i and c.constant is None and not c.terms and c.half_of < 0
         ]
         names = self._names(owners, body)
         parameters = {i: self._parameter(i, names[i]) for i in owners}
@@ -284,6 +319,34 @@ class _Sheet:
             )
             column.terms = next((run for run in runs if self._is_sum(column, run)), ())
 
+    def _find_paddings(self) -> None:
+        """Paddings that are half of the kernel in every instance follow from it."""
+        for i, column in enumerate(self.columns):
+            if column.owner != i or column.argument != "padding" or column.constant is not None:
+                continue
+            # Every layer that shares the padding must have this kernel.
+            kernels = {
+                c.owner
+                for p in self.columns
+                if p.owner == i
+                for c in self.columns
+                if c.path == (*p.path[:-1], "kernel_size")
+            }
+            layers = sum(p.owner == i for p in self.columns)
+            beside = sum(
+                c.path == (*p.path[:-1], "kernel_size")
+                for p in self.columns
+                if p.owner == i
+                for c in self.columns
+            )
+            if len(kernels) != 1 or layers != beside:
+                continue
+            kernel = self.columns[next(iter(kernels))]
+            if kernel.constant is None and all(
+                _is_half(column.values[k], kernel.values.get(k)) for k in column.values
+            ):
+                column.half_of = kernel.owner
+
     def _is_sum(self, column: _Column, terms: tuple[int, ...]) -> bool:
         def number(expr: Expr) -> int | None:
             value = expr.value if isinstance(expr, Literal) else None
@@ -350,14 +413,15 @@ class _Sheet:
             if column.owner not in names and not of_a_sum and not self._has_siblings(column, lasts):
                 give(column.owner, column.argument)
         middle = [i for i in widths if i not in names]
+        told_of = {i for i in middle if any(_is_telling(c) for c in members[i])}
         for i in middle:
             makers = [c for c in members[i] if c.argument.startswith("out_")] or members[i]
-            layer = "_".join(makers[0].path[:-1])
-            own_name = makers[0].argument if len(makers[0].path) == 1 else ""
+            layer = _spoken(makers[0].path[:-1])
+            told = next((c.argument for c in members[i] if _is_telling(c)), "")
             nested = len(makers[0].path) > 2
-            if own_name:
-                give(i, own_name)
-            elif nested and len(middle) == 1:
+            if told:
+                give(i, told, f"{layer}_{told}" if layer else told)
+            elif nested and len([j for j in middle if j not in told_of]) == 1:
                 give(i, "hidden_channels", f"{layer}_channels")
             else:
                 give(i, f"{layer}_channels")
@@ -370,6 +434,9 @@ class _Sheet:
                 continue
             same = [j for j in owners if self.columns[j].argument == column.argument]
             long = "_".join(column.path)
+            if column.argument == "p":
+                give(i, f"{_spoken(column.path[:-1])}_prob")
+                continue
             give(i, *([column.argument] if same[0] == i else []), long)
         return names
 
@@ -388,6 +455,8 @@ class _Sheet:
         if column.constant is not None:
             return column.constant
         owner = self.columns[column.owner]
+        if owner.half_of >= 0:
+            return Half(self._value(owner.half_of, parameters))
         if owner.terms:
             return Sum(tuple(self._value(j, parameters) for j in owner.terms))
         parameter = parameters[column.owner]
@@ -413,7 +482,92 @@ class _Sheet:
                     self._fill(then, slots),
                     self._fill(otherwise, slots),
                 )
+            case Maybe(flag, item):
+                return Maybe(self._fill(flag, slots), self._fill(item, slots))
         return expr
+
+
+_MOST_OPTIONAL = 2
+
+
+def _items(expr: Expr) -> tuple[Expr, ...]:
+    """The items of a Sequential or of a list."""
+    match expr:
+        case Call(_, arguments):
+            return tuple(a.value for a in arguments)
+        case Display(items):
+            return items
+    return ()
+
+
+def _merged_items(exprs: Sequence[Expr]) -> list[list[int | None]] | None:
+    """Containers of one kind as the rows of a table: for every place in it, which of its items an
+    instance has there. None where they are too different to be one.
+    """
+    kinds = {
+        ("call", e.function.name)
+        if isinstance(e, Call) and e.function.name == "nn.Sequential"
+        else ("display", e.brackets)
+        if isinstance(e, Display)
+        else None
+        for e in exprs
+    }
+    if len(kinds) != 1 or None in kinds or any(not _is_numbered(e) for e in exprs):
+        return None
+    order = sorted(range(len(exprs)), key=lambda i: -len(_items(exprs[i])))
+    columns: list[Expr] = list(_items(exprs[order[0]]))
+    rows: dict[int, list[int | None]] = {order[0]: list(range(len(columns)))}
+    for i in order[1:]:
+        row = _placed(_items(exprs[i]), columns)
+        if row is None:
+            return None
+        rows[i] = row
+    optional = [k for k in range(len(columns)) if any(row[k] is None for row in rows.values())]
+    if len(optional) > _MOST_OPTIONAL or len(optional) == len(columns):
+        return None
+    return [rows[i] for i in range(len(exprs))]
+
+
+def _is_numbered(expr: Expr) -> bool:
+    return isinstance(expr, Display) or (
+        isinstance(expr, Call)
+        and [a.name for a in expr.arguments] == [str(k) for k in range(len(expr.arguments))]
+    )
+
+
+def _placed(items: Sequence[Expr], columns: Sequence[Expr]) -> list[int | None] | None:
+    """Where the items of a shorter container stand in a longer one, the most alike together."""
+    best: list[list[tuple[int, tuple[int | None, ...]] | None]] = [
+        [None] * (len(columns) + 1) for _ in range(len(items) + 1)
+    ]
+    for column in range(len(columns) + 1):
+        best[0][column] = (0, (None,) * column)
+    for i in range(1, len(items) + 1):
+        for column in range(1, len(columns) + 1):
+            choices = []
+            skipped = best[i][column - 1]
+            if skipped is not None:
+                choices.append((skipped[0], (*skipped[1], None)))
+            before = best[i - 1][column - 1]
+            if before is not None and _skeleton(items[i - 1]) == _skeleton(columns[column - 1]):
+                alike = _likeness(items[i - 1], columns[column - 1])
+                choices.append((before[0] + alike, (*before[1], i - 1)))
+            best[i][column] = max(choices, key=lambda c: c[0], default=None)
+    found = best[len(items)][len(columns)]
+    return None if found is None else list(found[1])
+
+
+def _likeness(a: Expr, b: Expr) -> int:
+    """In how many arguments two calls of one skeleton are alike: equal, or neither the default."""
+    match a, b:
+        case Call(_, first), Call(_, second):
+            return sum(
+                2 * (x.value == y.value)
+                + ((x.value == x.default) == (y.value == y.default))
+                + _likeness(x.value, y.value)
+                for x, y in zip(first, second, strict=False)
+            )
+    return 0
 
 
 def _widths(expr: Expr) -> Iterator[tuple[str, Expr]]:
@@ -425,12 +579,40 @@ def _widths(expr: Expr) -> Iterator[tuple[str, Expr]]:
                     yield argument.name, argument.value
                 else:
                     yield from _widths(argument.value)
+        case Maybe(_, item):
+            yield from _widths(item)
         case Display(items):
             for item in items:
                 yield from _widths(item)
         case Dictionary(items):
             for _, item in items:
                 yield from _widths(item)
+
+
+def _is_half(padding: Expr, kernel: Expr | None) -> bool:
+    match padding, kernel:
+        case Literal(int(p)), Literal(int(k)):
+            return k == 2 * p + 1
+    return False
+
+
+def _spoken(path: Sequence[str]) -> str:
+    """`block_conv` for block.0.conv: positions tell a reader nothing."""
+    words = [part for part in path if not part.isdigit() and part != "data"]
+    return "_".join(words or path)
+
+
+def _is_telling(column: _Column) -> bool:
+    """Whether the name of the argument says more than that it counts channels."""
+    return column.width and (len(column.path) == 1 or column.argument not in _SAY_LITTLE)
+
+
+_SAY_LITTLE = frozenset(
+    {"in_channels", "out_channels", "num_features", "in_features", "out_features", "groups"}
+    | {"num_channels", "normalized_shape", "num_parameters", "embed_dim", "input_size"}
+    | {"hidden_size", "hidden_channels", "in_chans"}
+    | {f"size{i}" for i in range(8)}
+)
 
 
 def _kind(column: _Column) -> str:
@@ -467,6 +649,8 @@ def _skeleton(expr: Expr) -> str:
             return brackets + ", ".join(_skeleton(item) for item in items)
         case Dictionary(items):
             return "{" + ", ".join(f"{k}: {_skeleton(v)}" for k, v in items)
+        case Maybe(_, item):
+            return f"maybe {_skeleton(item)}"
         case Either(flag, then, otherwise):
             return f"{_skeleton(then)} if {_skeleton(flag)} else {_skeleton(otherwise)}"
     return "slot"
@@ -475,6 +659,11 @@ def _skeleton(expr: Expr) -> str:
 def _skeleton_of_argument(expr: Expr) -> str:
     # An argument may be None here and a number there; a layer may not.
     return "." if isinstance(expr, Literal) else _skeleton(expr)
+
+
+def _size_of(expr: Expr) -> int:
+    identity = isinstance(expr, Call) and expr.function.name == "nn.Identity"
+    return 0 if identity else len(_skeleton(expr))
 
 
 def _has_variable(expr: Expr) -> bool:
@@ -487,6 +676,8 @@ def _has_variable(expr: Expr) -> bool:
             return any(_has_variable(item) for item in items)
         case Dictionary(items):
             return any(_has_variable(v) for _, v in items)
+        case Maybe(_, item):
+            return _has_variable(item)
         case Either(_, then, otherwise):
             return _has_variable(then) or _has_variable(otherwise)
     return False
