@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import keyword
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,6 +104,20 @@ class Maybe:
     item: Expr
 
 
+HOLE = "_hole_"
+"""The start of the names in a `Verbatim` that stand for expressions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verbatim:
+    """Code of the original, with names `_hole_0`, `_hole_1` ... where expressions go."""
+
+    code: str
+    before: tuple[str, ...] = ()
+    """Statements that go in front of it."""
+    holes: tuple[Argument, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Half:
     """`a // 2`: the padding that keeps the size under a kernel of a."""
@@ -173,6 +187,8 @@ def to_code(expr: Expr, imports: Imports) -> cst.BaseExpression:
             for term in rest:
                 total = cst.BinaryOperation(total, cst.Add(), term)
             return total
+        case Verbatim(code, _, holes):
+            return filled(cst.parse_expression(code), holes, imports)
         case Half(item):
             halved = to_code(item, imports)
             return cst.BinaryOperation(halved, cst.FloorDivide(), cst.Integer("2"))
@@ -190,6 +206,20 @@ def to_code(expr: Expr, imports: Imports) -> cst.BaseExpression:
                 body=to_code(then, imports),
                 orelse=to_code(otherwise, imports),
             )
+
+
+def filled(node: Any, holes: Sequence[Argument], imports: Imports) -> Any:
+    """Code of a `Verbatim` with the expressions in its holes."""
+
+    class Fill(cst.CSTTransformer):
+        def leave_Name(  # noqa: N802 - libcst's name
+            self, original_node: cst.Name, updated_node: cst.Name
+        ) -> cst.BaseExpression:
+            if not original_node.value.startswith(HOLE):
+                return updated_node
+            return to_code(holes[int(original_node.value.removeprefix(HOLE))].value, imports)
+
+    return node.visit(Fill()) if holes else node
 
 
 def checked_identifier(name: str) -> str:

@@ -156,7 +156,7 @@ def names_from_arguments(
     statement: cst.BaseStatement, init: cst.FunctionDef
 ) -> tuple[set[str], set[str]]:
     """The arguments and the other local names of `__init__` that a statement uses."""
-    arguments = {p.name.value for p in _parameters(init)}
+    arguments = {p.name.value for p in parameters_of(init)}
     used = {
         node.id
         for node in ast.walk(ast.parse(code_of(statement)))
@@ -169,7 +169,7 @@ def names_from_arguments(
 
 def default_of(init: cst.FunctionDef, argument: str) -> cst.BaseExpression | None:
     """The default value of an argument, if it is a plain literal."""
-    for parameter in _parameters(init):
+    for parameter in parameters_of(init):
         if parameter.name.value == argument and parameter.default is not None:
             try:
                 ast.literal_eval(code_of(parameter.default))
@@ -209,7 +209,7 @@ def assigned_attributes(init: cst.FunctionDef) -> set[str]:
 
 def argument_names(init: cst.FunctionDef) -> set[str]:
     """The names of the arguments of an `__init__`."""
-    return {p.name.value for p in _parameters(init)} - {"self"}
+    return {p.name.value for p in parameters_of(init)} - {"self"}
 
 
 def free_arguments(
@@ -224,7 +224,7 @@ def free_arguments(
     """
     tree = ast.parse(code_of(init)).body[0]
     assert isinstance(tree, ast.FunctionDef)
-    names = [p.name.value for p in _parameters(init)]
+    names = [p.name.value for p in parameters_of(init)]
     assignments = [
         (statement.targets[0].attr, statement.value)
         for statement in tree.body
@@ -328,7 +328,8 @@ def _layer_value(network: nn.Module, path: str, argument: str) -> Any:
     return getattr(layer, argument, None)
 
 
-def _parameters(init: cst.FunctionDef) -> list[cst.Param]:
+def parameters_of(init: cst.FunctionDef) -> list[cst.Param]:
+    """All named parameters of an `__init__`."""
     return [*init.params.posonly_params, *init.params.params, *init.params.kwonly_params]
 
 

@@ -7,10 +7,12 @@ instance alone and takes no weights: it also serves for a network that somebody 
 
 from __future__ import annotations
 
+import ast
 import keyword
 import re
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -50,12 +52,15 @@ from pruners.expressions import (
     Maybe,
     Reference,
     Variable,
+    Verbatim,
     checked_identifier,
+    filled,
     is_writable,
     to_code,
 )
 from pruners.formatting import format_source
 from pruners.sizes import Rewrites
+from pruners.starts import Start, Starts, given_arguments
 from pruners.unify import Constructor, unify
 from pruners.values import value_expression
 
@@ -78,6 +83,8 @@ _HERE = Path(__file__).parent
 # An installed package holds the templates; in a checkout they lie beside it.
 TEMPLATES = next(p for p in (_HERE / "templates", _HERE.parent / "templates") if p.is_dir())
 
+# A tensor that is written with its values.
+_MOST_VALUES = 256
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _MODULE_INTERNALS = frozenset(nn.Module().__dict__)
 # Methods that torch itself calls, whether or not the forward does.
@@ -108,7 +115,8 @@ class Writer:
     def __init__(self, network: nn.Module, factory: str, rewrites: Rewrites | None = None) -> None:
         self.network = network
         self._rewrites = rewrites or Rewrites()
-        self.source_of = self._rewrites.sources().of
+        self._sources = self._rewrites.sources()
+        self.source_of = self._sources.of
         self.warnings: list[str] = []
         self._imports = Imports()
         self._plans: dict[type, _ClassPlan] = {}
@@ -118,6 +126,8 @@ class Writer:
             self._classes.setdefault(type(module), []).append((path, module))
         self._free: dict[tuple[str, str], Variable] = {}
         self.read_of_others = self._read_of_others()
+        self.given = given_arguments(network, self._sources)
+        self.defaults = self._defaults()
 
         root = type(network)
         if describe.is_torch_layer(network):
@@ -206,6 +216,19 @@ class Writer:
                     for use in argument.uses:
                         self._free[use] = Variable(argument.name, argument.value)
 
+    def _defaults(self) -> dict[str, Any]:
+        """The defaults of the network's own arguments that are constants."""
+        cls = type(self.network)
+        init = origin.init_of(self.source_of(cls.__module__).class_node(cls))
+        found: dict[str, Any] = {}
+        for parameter in initialisation.parameters_of(init) if init else ():
+            if parameter.default is not None:
+                with suppress(ValueError, SyntaxError):
+                    found[parameter.name.value] = ast.literal_eval(
+                        origin.code_of(parameter.default)
+                    )
+        return found
+
     def _read_of_others(self) -> set[str]:
         """The attributes that methods read of something else than `self`: of blocks, say."""
         read: set[str] = set()
@@ -280,6 +303,9 @@ class _ClassPlan:
         self.inits = self._inits()
         self.mentioned: list[tuple[str, str]] = []
         self.init_statements, self.init_arguments = self._initialisation()
+        self.starts: dict[str, list[Start | None]] = {}
+        self.made_by: dict[str, str] = {}
+        self._find_starts()
         self.own_reads, self.other_reads = self._attributes_read()
         if self._assigned_in_source() or self.init_statements:
             self.layer = None  # it needs an __init__ of its own
@@ -377,6 +403,37 @@ class _ClassPlan:
                 self._keep_method(name)
         return kept, needed
 
+    def _find_starts(self) -> None:
+        """How the tensors begin that the class's own `__init__` makes."""
+        given = [self.writer.given.get(path, {}) for path in self.paths]
+        starts = Starts(self.cls, self.instances, self.inits, given, self.writer.defaults)
+        methods = {name: nodes for name, (nodes, _) in self._methods.items()}
+        of_layer = self._of_layer()
+        for module in self.instances:
+            for name in (*module._parameters, *module._buffers):
+                if name in self.starts or name in self.made_by or name in of_layer:
+                    continue
+                found = starts.of(name)
+                if any(found):
+                    self.starts[name] = found
+                    continue
+                method = starts.from_method(name, methods)
+                if method:
+                    self.made_by[name] = method
+                    self._keep_method(method)
+
+    def _of_layer(self) -> set[str]:
+        """The tensors that the layer of torch makes which the class derives from."""
+        if self.base is nn.Module or issubclass(self.base, _CONTAINERS):
+            return set()
+        tensors = {n for m in self.instances for n in (*m._parameters, *m._buffers)}
+        return tensors - self._assigned_in_source()
+
+    def _start(self, path: str, name: str) -> Expr | None:
+        found = self.starts.get(name)
+        start = found[self.paths.index(path)] if found else None
+        return None if start is None else start.expr
+
     def _keep_method(self, name: str) -> None:
         if name in self._methods and name not in self.methods and name != "__init__":
             nodes, source = self._methods[name]
@@ -408,6 +465,11 @@ class _ClassPlan:
         ]
         pieces += [
             (origin.code_of(statement), source) for statement, source in self.init_statements
+        ]
+        pieces += [
+            (start.code, start.source)
+            for found in self.starts.values()
+            for start in {s.code: s for s in found if s is not None}.values()
         ]
         return pieces
 
@@ -449,12 +511,16 @@ class _ClassPlan:
                     record[name] = Literal(value, width=True)
             elif name in self.writer.read_of_others and is_writable(value):
                 record[name] = free or Literal(value)
-        for name, parameter in module._parameters.items():
-            if name not in of_base:
-                record[name] = self._parameter(path, name, parameter)
-        for name, buffer in module._buffers.items():
-            if name not in of_base:
-                record[name] = self._buffer(path, name, buffer, module)
+        for name in (*module._parameters, *module._buffers):
+            if name in self.made_by:
+                method = self.made_by[name]
+                record[f"{method}()"] = Call(Reference(f"self.{method}"))
+            elif name in of_base:
+                continue
+            elif name in module._parameters:
+                record[name] = self._parameter(path, name, module._parameters[name])
+            else:
+                record[name] = self._buffer(path, name, module._buffers[name], module)
         for name, child in module._modules.items():
             if name not in of_base:
                 record[name] = self.writer._child(f"{path}.{name}" if path else name, child)
@@ -529,17 +595,17 @@ class _ClassPlan:
                 Reference("self.register_parameter"),
                 (Argument("name", Literal(name), positional=True), _positional("param", NONE)),
             )
-        maker = self._maker(name)
-        if maker is None:
-            self.writer.warnings.append(
+        tensor = self._start(path, name)
+        if tensor is None:
+            self._warn(
                 f"{self.cls.__name__}.{name}: its start values are not known from the source; "
                 f"load the weights before use"
             )
-        sizes = tuple(
-            Argument(f"size{i}", Literal(n, width=True), positional=True)
-            for i, n in enumerate(value.shape)
-        )
-        tensor = Call(Reference(f"torch.{maker or 'empty'}", "import torch"), sizes)
+            sizes = tuple(
+                Argument(f"size{i}", Literal(n, width=True), positional=True)
+                for i, n in enumerate(value.shape)
+            )
+            tensor = Call(Reference("torch.empty", "import torch"), sizes)
         return Call(
             Reference("nn.Parameter", describe.NN),
             (
@@ -548,28 +614,20 @@ class _ClassPlan:
             ),
         )
 
-    def _maker(self, name: str) -> str | None:
-        """`ones` where the original says `self.NAME = nn.Parameter(torch.ones(...))`."""
-        import ast
-
-        trees = [ast.parse(origin.code_of(init)) for init, _ in self.inits]
-        for node in (node for tree in trees for node in ast.walk(tree)):
-            match node:
-                case ast.Assign(
-                    targets=[ast.Attribute(value=ast.Name(id="self"), attr=attribute)],
-                    value=ast.Call(args=[ast.Call(func=function)]),
-                ) if attribute == name:
-                    maker = ast.unparse(function).removeprefix("torch.")
-                    return maker if maker in ("ones", "zeros", "randn", "rand", "empty") else None
-        return None
+    def _warn(self, line: str) -> None:
+        if line not in self.writer.warnings:
+            self.writer.warnings.append(line)
 
     def _buffer(self, path: str, name: str, value: torch.Tensor | None, module: nn.Module) -> Expr:
         persistent = name not in module._non_persistent_buffers_set
+        start = self._start(path, name)
         if value is None:
             tensor: Expr = NONE
-        elif value.is_meta:
+        elif start is not None:
+            tensor = start
+        elif value.is_meta or (persistent and value.numel() > _MOST_VALUES):
             if persistent:
-                self.writer.warnings.append(
+                self._warn(
                     f"{self.cls.__name__}.{name}: its values are those of the weights file; load "
                     f"it before use"
                 )
@@ -578,7 +636,7 @@ class _ClassPlan:
             )
             dtype = Argument("dtype", Literal(value.dtype), Literal(torch.float32))
             tensor = Call(Reference("torch.zeros", "import torch"), (*sizes, dtype))
-        elif value.numel() <= 256:
+        elif value.numel() <= _MOST_VALUES:
             tensor = Call(
                 Reference("torch.tensor", "import torch"),
                 (
@@ -762,10 +820,14 @@ class _Definitions:
             )
             signature = cst.Parameters(params[:1], star_arg=layers, kwonly_params=params[1:])
             self.writer.imports.need("nn", describe.NN)
+        said: list[str] = []
         for name, expr in constructor.body.items():
             if name == SUPER:
                 continue
             statements = self._assignment(name, expr)
+            lines = [line for line in _lines_before(expr) if line not in said]
+            said += lines
+            statements = [*_parsed(lines, _holes(expr), self.writer.imports), *statements]
             if name in comments:
                 statements[0] = statements[0].with_changes(leading_lines=comments[name])
             body += statements
@@ -822,12 +884,16 @@ class _Definitions:
             return self._appended(expr, assign)
         if isinstance(expr, Either) and isinstance(expr.then, Call):
             absent = expr.otherwise == ABSENT
-            other = None if absent else assign(to_code(expr.otherwise, imports))
+            other = (
+                None
+                if absent
+                else cst.Else(cst.IndentedBlock([assign(to_code(expr.otherwise, imports))]))
+            )
             return [
                 cst.If(
                     test=to_code(expr.flag, imports),
                     body=cst.IndentedBlock([assign(to_code(expr.then, imports))]),
-                    orelse=other and cst.Else(cst.IndentedBlock([other])),
+                    orelse=other,
                 )
             ]
         return [assign(to_code(expr, imports))]
@@ -870,8 +936,7 @@ class _Definitions:
         if items:
             flush()
         made = cst.Call(to_code(expr.function, imports), [cst.Arg(cst.Name("layers"), star="*")])
-        line = assign(NONE)
-        return [*statements, line.with_deep_changes(line.body[0], value=made)]
+        return [*statements, assign(made)]
 
 
 def _record_of_own(
@@ -894,6 +959,34 @@ def _record_of_own(
             )
         record[name] = value if isinstance(value, Expr) else Literal(value)
     return record
+
+
+def _verbatims(expr: Expr) -> Iterator[Verbatim]:
+    match expr:
+        case Verbatim():
+            yield expr
+        case Call(_, arguments):
+            for argument in arguments:
+                yield from _verbatims(argument.value)
+        case Either(_, then, otherwise):
+            yield from _verbatims(then)
+            yield from _verbatims(otherwise)
+
+
+def _lines_before(expr: Expr) -> list[str]:
+    """The statements that the code in an expression needs in front of it."""
+    return [line for code in _verbatims(expr) for line in code.before]
+
+
+def _holes(expr: Expr) -> tuple[Argument, ...]:
+    return next((code.holes for code in _verbatims(expr)), ())
+
+
+def _parsed(
+    lines: Iterable[str], holes: Sequence[Argument], imports: Imports
+) -> list[cst.BaseStatement]:
+    statements = [s for line in lines for s in cst.parse_module(line).body]
+    return [filled(s, holes, imports) for s in statements]
 
 
 def _place(path: str) -> cst.Attribute | cst.Subscript:
@@ -958,8 +1051,6 @@ def _without_own_decorators(node: cst.ClassDef, source: origin.ModuleSource) -> 
 
 def _import_target(statement: str) -> tuple[str, str]:
     """(module, imported name) of an import of one name; the name is empty for `import x`."""
-    import ast
-
     if not statement:
         return "", ""
     node = ast.parse(statement).body[0]
@@ -1037,7 +1128,7 @@ def _class_attributes_code(node: cst.ClassDef) -> str:
 
 def _of(plan: _ClassPlan, argument: str) -> cst.Annotation | None:
     """The original annotation of an argument, where it is a builtin type."""
-    for parameter in (p for init, _ in plan.inits for p in initialisation._parameters(init)):
+    for parameter in (p for init, _ in plan.inits for p in initialisation.parameters_of(init)):
         if parameter.name.value == argument and parameter.annotation is not None:
             code = origin.code_of(parameter.annotation.annotation)
             return parameter.annotation if code in ("bool", "int", "float", "str") else None

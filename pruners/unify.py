@@ -40,6 +40,7 @@ from pruners.expressions import (
     Reference,
     Sum,
     Variable,
+    Verbatim,
 )
 
 Record = Mapping[str, Expr]
@@ -161,6 +162,13 @@ class _Sheet:
                     value = self.lay(values, instances, (*path, argument.name))
                     laid.append(replace(argument, value=value))
                 return Call(function, tuple(laid), table)
+            case Verbatim(code, before, holes):
+                laid = []
+                for k, hole in enumerate(holes):
+                    values = [e.holes[k].value for e in exprs if isinstance(e, Verbatim)]
+                    value = self.lay(values, instances, (*path, hole.name))
+                    laid.append(replace(hole, value=value))
+                return Verbatim(code, before, tuple(laid))
             case Display(items, brackets):
                 columns = zip(*(e.items for e in exprs if isinstance(e, Display)), strict=True)
                 return Display(
@@ -484,6 +492,9 @@ class _Sheet:
                 )
             case Maybe(flag, item):
                 return Maybe(self._fill(flag, slots), self._fill(item, slots))
+            case Verbatim(code, before, holes):
+                filled = tuple(replace(h, value=self._fill(h.value, slots)) for h in holes)
+                return Verbatim(code, before, filled)
         return expr
 
 
@@ -651,6 +662,8 @@ def _skeleton(expr: Expr) -> str:
             return "{" + ", ".join(f"{k}: {_skeleton(v)}" for k, v in items)
         case Maybe(_, item):
             return f"maybe {_skeleton(item)}"
+        case Verbatim(code, before):
+            return "\n".join((*before, code))
         case Either(flag, then, otherwise):
             return f"{_skeleton(then)} if {_skeleton(flag)} else {_skeleton(otherwise)}"
     return "slot"

@@ -111,10 +111,10 @@ def slim_instance(network: nn.Module, kept: Kept) -> nn.Module:
         if isinstance(tensor, nn.Parameter):
             slim = nn.Parameter(slim, requires_grad=tensor.requires_grad)
         replacements[id(tensor)] = slim
-    for name, buffer in _small_buffers(network):
-        # What the slim network has as it is can be written with its values.
+    for name, buffer in _own_buffers(network):
+        # What stays as it is keeps its values: they may be written, or held against the source.
         if all(len(i) == n for i, n in zip(kept.get(name, ()), buffer.shape, strict=False)):
-            replacements[id(buffer)] = buffer.detach().clone()
+            replacements[id(buffer)] = buffer.detach().cpu()
     for module in network.modules():
         # Hooks hold what they like; the copy is read, never run.
         for attribute, value in vars(module).items():
@@ -132,10 +132,10 @@ def slim_instance(network: nn.Module, kept: Kept) -> nn.Module:
     return result
 
 
-def _small_buffers(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The buffers of at most 256 values that belong to no layer of torch, by name."""
+def _own_buffers(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The buffers that belong to no layer of torch, by name."""
     for path, module in network.named_modules():
         if not type(module).__module__.startswith("torch."):
             for name, buffer in module.named_buffers(path, recurse=False):
-                if buffer.numel() <= 256 and not isinstance(module, _NormBase):
+                if not isinstance(module, _NormBase):
                     yield name, buffer
