@@ -7,10 +7,12 @@ calls differ only where what they build differs; defaults are left out when code
 
 from __future__ import annotations
 
+import ast
 import keyword
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import libcst as cst
@@ -104,6 +106,13 @@ class Maybe:
     item: Expr
 
 
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """The module at a path, in a class that is built of instances of itself: it is handed in."""
+
+    path: str
+
+
 HOLE = "_hole_"
 """The start of the names in a `Verbatim` that stand for expressions."""
 
@@ -132,7 +141,20 @@ class Sum:
     items: tuple[Expr, ...]
 
 
-Expr = Reference | Literal | Variable | Call | Display | Dictionary | Either | Half | Maybe | Sum
+Expr = (
+    Reference
+    | Literal
+    | Variable
+    | Call
+    | Display
+    | Dictionary
+    | Either
+    | Handed
+    | Half
+    | Maybe
+    | Sum
+    | Verbatim
+)
 
 NONE = Literal(None)
 
@@ -187,8 +209,11 @@ def to_code(expr: Expr, imports: Imports) -> cst.BaseExpression:
             for term in rest:
                 total = cst.BinaryOperation(total, cst.Add(), term)
             return total
+        case Handed(path):
+            raise AssertionError(f"{path} was not handed in")
         case Verbatim(code, _, holes):
-            return filled(cst.parse_expression(code), holes, imports)
+            expression: cst.BaseExpression = filled(cst.parse_expression(code), holes, imports)
+            return expression
         case Half(item):
             halved = to_code(item, imports)
             return cst.BinaryOperation(halved, cst.FloorDivide(), cst.Integer("2"))
@@ -206,6 +231,28 @@ def to_code(expr: Expr, imports: Imports) -> cst.BaseExpression:
                 body=to_code(then, imports),
                 orelse=to_code(otherwise, imports),
             )
+
+
+def with_handed(expr: Expr, build: Callable[[str], Expr]) -> Expr:
+    """The expression with the modules that are handed in built by `build(path)`."""
+    match expr:
+        case Handed(path):
+            return build(path)
+        case Call(_, arguments):
+            built = tuple(replace(a, value=with_handed(a.value, build)) for a in arguments)
+            return replace(expr, arguments=built)
+        case Display(items):
+            return replace(expr, items=tuple(with_handed(i, build) for i in items))
+        case Dictionary(items):
+            return Dictionary(tuple((k, with_handed(v, build)) for k, v in items))
+    return expr
+
+
+def holds_handed(expr: Expr) -> bool:
+    """Whether an expression has a module that is handed in."""
+    found: list[str] = []
+    with_handed(expr, lambda path: found.append(path) or NONE)  # type: ignore[func-returns-value]
+    return bool(found)
 
 
 def filled(node: Any, holes: Sequence[Argument], imports: Imports) -> Any:
@@ -312,15 +359,14 @@ def _identity(value: Any) -> Any:
     return (type(value).__name__, repr(value))
 
 
-def _meaning(statement: str, name: str) -> tuple[str, str]:
-    """Which module and attribute an import statement binds to the name."""
-    import ast
-
+def _meaning(statement: str, name: str) -> object:
+    """What an import statement binds to the name: the object, or where it would be found."""
     node = ast.parse(statement).body[0]
     if isinstance(node, ast.ImportFrom):
         alias = node.names[0]
-        return (f"{node.module}.{alias.name}", "")
+        found = getattr(sys.modules.get(node.module or ""), alias.name, None)
+        return f"{node.module}.{alias.name}" if found is None else id(found)
     if isinstance(node, ast.Import):
         alias = node.names[0]
-        return (alias.name if alias.asname else alias.name.split(".")[0], "")
+        return alias.name if alias.asname else alias.name.split(".")[0]
     return (statement, name)

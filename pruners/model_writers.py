@@ -10,8 +10,7 @@ from __future__ import annotations
 import ast
 import keyword
 import re
-import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -24,7 +23,10 @@ import torch
 from torch import nn
 
 from pruners import describe, initialisation, origin
-from pruners.blocks import BLOCK_TYPES, block_spec, register_writer
+from pruners.blocks import register_writer
+from pruners.class_plan import ClassPlan, Context
+from pruners.class_text import ClassText
+from pruners.definitions import Definitions, public_home
 from pruners.describe import (
     write_activation,
     write_batch_norm,
@@ -38,31 +40,20 @@ from pruners.describe import (
 )
 from pruners.errors import WriterError
 from pruners.expressions import (
-    ABSENT,
     NONE,
-    SUPER,
-    Argument,
     Call,
-    Dictionary,
-    Display,
-    Either,
     Expr,
+    Handed,
     Imports,
-    Literal,
-    Maybe,
     Reference,
     Variable,
-    Verbatim,
     checked_identifier,
-    filled,
-    is_writable,
     to_code,
 )
 from pruners.formatting import format_source
+from pruners.origin import Sources, code_of, is_library
 from pruners.sizes import Rewrites
-from pruners.starts import Start, Starts, given_arguments
-from pruners.unify import Constructor, unify
-from pruners.values import value_expression
+from pruners.starts import given_arguments
 
 __all__ = [
     "TEMPLATES",
@@ -82,16 +73,6 @@ __all__ = [
 _HERE = Path(__file__).parent
 # An installed package holds the templates; in a checkout they lie beside it.
 TEMPLATES = next(p for p in (_HERE / "templates", _HERE.parent / "templates") if p.is_dir())
-
-# A tensor that is written with its values.
-_MOST_VALUES = 256
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_MODULE_INTERNALS = frozenset(nn.Module().__dict__)
-# Methods that torch itself calls, whether or not the forward does.
-_CALLED_BY_TORCH = frozenset(
-    {"forward", "train", "eval", "extra_repr", "_load_from_state_dict", "_save_to_state_dict"}
-    | {"_apply", "__getattr__", "get_extra_state", "set_extra_state", "__len__", "__iter__"}
-)
 
 
 class Writer:
@@ -113,39 +94,48 @@ class Writer:
     register_writer = staticmethod(register_writer)
 
     def __init__(self, network: nn.Module, factory: str, rewrites: Rewrites | None = None) -> None:
-        self.network = network
-        self._rewrites = rewrites or Rewrites()
-        self._sources = self._rewrites.sources()
-        self.source_of = self._sources.of
-        self.warnings: list[str] = []
-        self._imports = Imports()
-        self._plans: dict[type, _ClassPlan] = {}
-        self._planning: list[type] = []
-        self._classes: dict[type, list[tuple[str, nn.Module]]] = {}
-        for path, module in network.named_modules(remove_duplicate=False):
-            self._classes.setdefault(type(module), []).append((path, module))
-        self._free: dict[tuple[str, str], Variable] = {}
-        self.read_of_others = self._read_of_others()
-        self.given = given_arguments(network, self._sources)
-        self.defaults = self._defaults()
-
         root = type(network)
         if describe.is_torch_layer(network):
             raise WriterError(
                 f"the network is a bare {root.__name__}; expected a class of your own with a "
                 f"forward, so that the generated file has a class to name"
             )
-        self._open_arguments()
+        self.network = network
+        self.warnings: list[str] = []
+        rewrites = rewrites or Rewrites()
+        sources = rewrites.sources()
+        classes: dict[type, list[tuple[str, nn.Module]]] = {}
+        for path, module in network.named_modules(remove_duplicate=False):
+            classes.setdefault(type(module), []).append((path, module))
+        imports = Imports()
+        definitions = Definitions(sources.of, imports)
+        definitions.claim(root)
+        self._context = Context(
+            network=network,
+            rewrites=rewrites,
+            source_of=sources.of,
+            definitions=definitions,
+            imports=imports,
+            warnings=self.warnings,
+            classes=classes,
+            free=open_arguments(network, sources),
+            read_of_others=_read_of_others(classes, sources),
+            given=given_arguments(network, sources),
+            defaults=_defaults(root, sources),
+            child=self._child,
+        )
+        self._plans: dict[type, ClassPlan] = {}
+        self._planning: list[type] = []
         self._plan(root)
-        self._definitions = _Definitions(self)
-        self._definitions.collect()
-        defined, imported = self._definitions.names(), {"torch", "Path", *self._imports.statements}
-        for name in sorted(defined & imported):
-            raise WriterError(
-                f"name {name}: defined in {self._definitions.home(name)}, but a generated file "
-                f"imports something else under it; rename it in the network"
-            )
-        taken = factory in defined | imported or keyword.iskeyword(factory)
+        text = ClassText(self._context, self._plans)
+        for plan in self._plans.values():
+            name = plan.cls.__qualname__.split(".")[0]
+            definitions.place(plan.source, name, text.definition(plan))
+            for child in {type(m) for module in plan.instances for m in module.modules()}:
+                if child in self._plans:
+                    definitions.depends(plan.source.name, child.__module__)
+        taken = factory in definitions.names() or factory in {"torch", "Path", *imports.statements}
+        taken = taken or keyword.iskeyword(factory)
         self.factory = checked_identifier(f"build_{factory}" if taken else factory)
 
     def source(self, header: str) -> str:
@@ -155,9 +145,15 @@ class Writer:
     @cached_property
     def code(self) -> str:
         """The text of the model description file without its header."""
-        imports = Imports(dict(self._imports.statements))
+        definitions = self._context.definitions
+        imports = Imports(dict(self._context.imports.statements))
         imports.need("torch", "import torch")
-        imports.need("Path", "from pathlib import Path")
+        path_type = "Path"
+        if "Path" in definitions.names() or "Path" in imports.statements:
+            imports.need("os", "import os")
+            path_type = "os.PathLike[str]"
+        else:
+            imports.need("Path", "from pathlib import Path")
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(TEMPLATES),
             undefined=jinja2.StrictUndefined,
@@ -166,11 +162,13 @@ class Writer:
             autoescape=False,  # Python, not HTML; values are code from libcst or checked names
         )
         code = environment.get_template("model.py.j2").render(
-            future_annotations=self._definitions.future_annotations,
+            future_annotations=definitions.future_annotations,
             imports=sorted(imports.statements.values()),
-            definitions=self._definitions.in_order(),
+            definitions=definitions.in_order(),
             factory=self.factory,
-            root=checked_identifier(type(self.network).__name__),
+            root=self._plans[type(self.network)].name,
+            path_type=path_type,
+            arguments=self._root_arguments(imports),
             dtype=self._dtype(),
         )
         return format_source(code)
@@ -185,76 +183,60 @@ class Writer:
             return replace(
                 call,
                 arguments=tuple(
-                    replace(a, value=self._free.get((path, a.name), a.value))
+                    replace(a, value=self._context.free.get((path, a.name), a.value))
                     for a in call.arguments
                 ),
             )
-        plan = self._plan(type(module))
+        cls = type(module)
+        if cls in self._planning:
+            return Handed(path)  # a tree: the class is built of instances of itself
+        part = self._library_part(module)
+        if part is not None:
+            return part
+        plan = self._plan(cls)
         if plan.layer is not None:
             call = describe.write_layer(module, plan.layer)
-            return replace(call, function=Reference(plan.cls.__name__))
+            return replace(call, function=Reference(plan.name))
         return plan.call(path)
+
+    def _library_part(self, module: nn.Module) -> Call | None:
+        """A module of an installed package that holds no tensors, built through its import."""
+        cls = type(module)
+        holds = module._parameters or module._buffers or module._modules
+        if holds or not is_library(cls.__module__) or cls is type(self.network):
+            return None
+        if cls.__module__ in self._context.rewrites.edits or "." in cls.__qualname__:
+            return None
+        try:
+            call = describe.write_layer(module)
+        except WriterError:
+            return None
+        name, home = cls.__name__, public_home(cls)
+        return replace(call, function=Reference(name, f"from {home} import {name}"))
 
     def _child(self, path: str, child: nn.Module | None) -> Expr:
         return NONE if child is None else self.describe(path, child)
 
-    def _open_arguments(self) -> None:
-        """Arguments of the original network that stay arguments of the generated one."""
-        first: set[str] | None = None
-        for cls in type(self.network).__mro__:
-            if not issubclass(cls, nn.Module) or cls.__module__.startswith("torch."):
-                continue
-            source = self.source_of(cls.__module__)
-            init = origin.init_of(source.class_node(cls))
-            if init is None:
-                continue
-            names = initialisation.argument_names(init)
-            # A base's argument is the network's where its own __init__ has one of that name.
-            first = names if first is None else first
-            for argument in initialisation.free_arguments(self.network, cls, init, source):
-                if argument.name in first:
-                    for use in argument.uses:
-                        self._free[use] = Variable(argument.name, argument.value)
-
-    def _defaults(self) -> dict[str, Any]:
-        """The defaults of the network's own arguments that are constants."""
-        cls = type(self.network)
-        init = origin.init_of(self.source_of(cls.__module__).class_node(cls))
-        found: dict[str, Any] = {}
-        for parameter in initialisation.parameters_of(init) if init else ():
-            if parameter.default is not None:
-                with suppress(ValueError, SyntaxError):
-                    found[parameter.name.value] = ast.literal_eval(
-                        origin.code_of(parameter.default)
-                    )
-        return found
-
-    def _read_of_others(self) -> set[str]:
-        """The attributes that methods read of something else than `self`: of blocks, say."""
-        read: set[str] = set()
-        for cls, instances in self._classes.items():
-            if describe.is_torch_layer(instances[0][1]) or describe.is_container(instances[0][1]):
-                continue
-            for name, methods in origin.methods_of(
-                self.source_of(cls.__module__).class_node(cls)
-            ).items():
-                if name != "__init__":
-                    for method in methods:
-                        read |= origin.attributes_read(origin.code_of(method))[1]
-        return read
-
-    def _plan(self, cls: type) -> _ClassPlan:
-        if cls in self._plans:
-            return self._plans[cls]
-        if cls in self._planning:
-            chain = " -> ".join(c.__name__ for c in [*self._planning, cls])
-            raise WriterError(f"class {cls.__name__}: contains itself ({chain}); not supported yet")
-        self._planning.append(cls)
-        try:
-            self._plans[cls] = _ClassPlan(self, cls, self._classes[cls])
-        finally:
-            self._planning.pop()
+    def _plan(self, cls: type) -> ClassPlan:
+        if cls not in self._plans:
+            self._planning.append(cls)
+            try:
+                self._plans[cls] = ClassPlan(self._context, cls, self._context.classes[cls])
+            finally:
+                self._planning.pop()
         return self._plans[cls]
+
+    def _root_arguments(self, imports: Imports) -> str:
+        """What the network's own class is called with, where it also builds a part of it."""
+        plan = self._plans[type(self.network)]
+        if plan.instances == [self.network]:
+            return ""
+        arguments = (to_code(a.value, imports) for a in plan.call("").arguments)
+        named = (
+            code_of(cst.Arg(code, keyword=cst.Name(checked_identifier(p.name))))
+            for code, p in zip(arguments, plan.constructor.parameters, strict=True)
+        )
+        return "".join(f"{argument}, " for argument in named)
 
     def _dtype(self) -> str:
         kinds = {t.dtype for t in self.network.state_dict().values() if t.is_floating_point()}
@@ -265,913 +247,6 @@ class Writer:
             )
         return str(kinds.pop()) if len(kinds) == 1 and kinds != {torch.float32} else ""
 
-    @property
-    def imports(self) -> Imports:
-        return self._imports
-
-    @property
-    def plans(self) -> Mapping[type, _ClassPlan]:
-        return self._plans
-
-
-class _ClassPlan:
-    """One class of the network: its instances, its constructor, what is kept of its source."""
-
-    def __init__(
-        self, writer: Writer, cls: type[nn.Module], instances: Sequence[tuple[str, nn.Module]]
-    ) -> None:
-        self.writer = writer
-        self.cls = cls
-        self.paths = [path for path, _ in instances]
-        self.instances = [module for _, module in instances]
-        torch_classes = (c for c in cls.__mro__ if c.__module__.startswith("torch."))
-        self.base = next(c for c in torch_classes if issubclass(c, nn.Module))
-        self._children = {name for module in self.instances for name in module._modules}
-        self.source = writer.source_of(cls.__module__)
-        self.node = self.source.class_node(cls)
-        # Own classes of the method resolution order, nearest first, with their source.
-        self.lineage = [
-            (c, writer.source_of(c.__module__))
-            for c in cls.__mro__
-            if issubclass(c, nn.Module) and not c.__module__.startswith("torch.")
-        ]
-        self._methods = self._all_methods()
-        self.methods = self._kept_methods()
-        self._refuse_super()
-        # A class that only derives from a layer is built as the layer is, without an __init__.
-        self.layer = describe.layer_base(cls)
-        self.inits = self._inits()
-        self.mentioned: list[tuple[str, str]] = []
-        self.init_statements, self.init_arguments = self._initialisation()
-        self.starts: dict[str, list[Start | None]] = {}
-        self.made_by: dict[str, str] = {}
-        self._find_starts()
-        self.own_reads, self.other_reads = self._attributes_read()
-        if self._assigned_in_source() or self.init_statements:
-            self.layer = None  # it needs an __init__ of its own
-        self.constructor = self._constructor()
-
-    def call(self, path: str) -> Call:
-        """How the instance at this path is built."""
-        index = self.paths.index(path)
-        arguments = self.constructor.arguments(index)
-        if self.holds_layers:
-            layers = self._layers(path, self.instances[index])
-            named = tuple(replace(a, positional=False) for a in arguments)
-            layers = replace(layers, function=Reference(self.cls.__name__), table=True)
-            return replace(layers, arguments=layers.arguments + named)
-        return Call(Reference(self.cls.__name__), arguments)
-
-    # -- what is kept of the source
-
-    def _all_methods(self) -> dict[str, tuple[list[cst.FunctionDef], origin.ModuleSource]]:
-        found: dict[str, tuple[list[cst.FunctionDef], origin.ModuleSource]] = {}
-        for cls, source in self.lineage:
-            for name, methods in origin.methods_of(source.class_node(cls)).items():
-                found.setdefault(name, (methods, source))
-        return found
-
-    def _kept_methods(self) -> dict[str, tuple[list[cst.FunctionDef], origin.ModuleSource]]:
-        reads = {
-            name: set().union(*(origin.attributes_read(origin.code_of(m))[0] for m in methods))
-            for name, (methods, _) in self._methods.items()
-        }
-        of_init = _closure({"__init__"}, reads) if "__init__" in reads else set()
-        wanted = {
-            name
-            for name, (methods, _) in self._methods.items()
-            if name in _CALLED_BY_TORCH
-            or (name not in of_init and not name.startswith("_") and not _is_static(methods))
-        }
-        live = _closure(wanted, reads)
-        return {n: v for n, v in self._methods.items() if n in live and n != "__init__"}
-
-    def _refuse_super(self) -> None:
-        """WriterError where a kept method calls one of a base class that the file will not have."""
-        for name, (nodes, _) in self.methods.items():
-            holders = [c for c, s in self.lineage if name in origin.methods_of(s.class_node(c))]
-            after = self.lineage[[c for c, _ in self.lineage].index(holders[0]) + 1 :]
-            for called in set().union(*(origin.super_calls(origin.code_of(n)) for n in nodes)):
-                for base, source in after:
-                    if called in origin.methods_of(source.class_node(base)):
-                        raise WriterError(
-                            f"{self.cls.__name__}.{name}: calls super().{called} of "
-                            f"{base.__name__}, but a generated class has no base of your own; "
-                            f"write both methods as one"
-                        )
-
-    def _inits(self) -> list[tuple[cst.FunctionDef, origin.ModuleSource]]:
-        """The `__init__` of the class, then those of its bases that it runs."""
-        found: list[tuple[cst.FunctionDef, origin.ModuleSource]] = []
-        for cls, source in self.lineage:
-            init = origin.init_of(source.class_node(cls))
-            if init is not None:
-                found.append((init, source))
-                if "__init__" not in origin.super_calls(origin.code_of(init)):
-                    break
-        return found
-
-    def _initialisation(
-        self,
-    ) -> tuple[list[tuple[cst.BaseStatement, origin.ModuleSource]], dict[str, cst.BaseExpression]]:
-        """The statements of `__init__` that initialise, and the arguments that they need."""
-        methods = {name: nodes for name, (nodes, _) in self._methods.items()}
-        kept: list[tuple[cst.BaseStatement, origin.ModuleSource]] = []
-        needed: dict[str, cst.BaseExpression] = {}
-        present = {cls.__name__ for cls in self.writer._classes}
-        originals = [
-            (statement, init, source)
-            for init, source in reversed(self.inits)
-            for statement in initialisation.initialising_statements(init, methods, source)
-        ]
-        for original, init, source in originals:
-            statement = _without_absent_classes(original, present, source)
-            if statement is None:
-                continue
-            arguments, local = initialisation.names_from_arguments(statement, init)
-            defaults = {a: initialisation.default_of(init, a) for a in arguments}
-            missing = sorted(local | {a for a, default in defaults.items() if default is None})
-            if missing:
-                self.writer.warnings.append(
-                    f"{self.cls.__name__}: the initialisation `{_first_line(statement)}` is left "
-                    f"out, for it uses {', '.join(missing)}, which only the original __init__ has"
-                )
-                continue
-            needed.update({a: d for a, d in sorted(defaults.items()) if d is not None})
-            kept.append((statement, source))
-            for name in origin.attributes_read(origin.code_of(statement))[0]:
-                self._keep_method(name)
-        return kept, needed
-
-    def _find_starts(self) -> None:
-        """How the tensors begin that the class's own `__init__` makes."""
-        given = [self.writer.given.get(path, {}) for path in self.paths]
-        starts = Starts(self.cls, self.instances, self.inits, given, self.writer.defaults)
-        methods = {name: nodes for name, (nodes, _) in self._methods.items()}
-        of_layer = self._of_layer()
-        for module in self.instances:
-            for name in (*module._parameters, *module._buffers):
-                if name in self.starts or name in self.made_by or name in of_layer:
-                    continue
-                found = starts.of(name)
-                if any(found):
-                    self.starts[name] = found
-                    continue
-                method = starts.from_method(name, methods)
-                if method:
-                    self.made_by[name] = method
-                    self._keep_method(method)
-
-    def _of_layer(self) -> set[str]:
-        """The tensors that the layer of torch makes which the class derives from."""
-        if self.base is nn.Module or issubclass(self.base, _CONTAINERS):
-            return set()
-        tensors = {n for m in self.instances for n in (*m._parameters, *m._buffers)}
-        return tensors - self._assigned_in_source()
-
-    def _start(self, path: str, name: str) -> Expr | None:
-        found = self.starts.get(name)
-        start = found[self.paths.index(path)] if found else None
-        return None if start is None else start.expr
-
-    def _keep_method(self, name: str) -> None:
-        if name in self._methods and name not in self.methods and name != "__init__":
-            nodes, source = self._methods[name]
-            self.methods[name] = (nodes, source)
-            for node in nodes:
-                for other in origin.attributes_read(origin.code_of(node))[0]:
-                    self._keep_method(other)
-
-    def _attributes_read(self) -> tuple[set[str], set[str]]:
-        own, other, stored, loaded = set[str](), set[str](), set[str](), set[str]()
-        for code, _ in self.kept_code():
-            mine, others = origin.attributes_read(code)
-            own |= mine
-            other |= others
-            stored |= origin.attributes_stored(code)
-            loaded |= mine - origin.attributes_stored(code)
-        # What is only ever stored, such as an activation, needs no value to start from.
-        own -= stored - loaded
-        # Inside of a class, Python knows __name as _Class__name.
-        prefix = f"_{self.cls.__name__.lstrip('_')}"
-        return own | {prefix + n for n in own if n.startswith("__") and n[-2:] != "__"}, other
-
-    def kept_code(self) -> list[tuple[str, origin.ModuleSource]]:
-        """All kept pieces of code, with the module in which their names are resolved."""
-        pieces = [
-            (origin.code_of(node), source)
-            for nodes, source in self.methods.values()
-            for node in nodes
-        ]
-        pieces += [
-            (origin.code_of(statement), source) for statement, source in self.init_statements
-        ]
-        pieces += [
-            (start.code, start.source)
-            for found in self.starts.values()
-            for start in {s.code: s for s in found if s is not None}.values()
-        ]
-        return pieces
-
-    # -- the constructor
-
-    def _constructor(self) -> Constructor:
-        if self.layer is not None:
-            return Constructor((), {})
-        records = [
-            self._record(path, module)
-            for path, module in zip(self.paths, self.instances, strict=True)
-        ]
-        if self.instances == [self.writer.network]:
-            return Constructor((), records[0])
-        # `hasattr(self, "shortcut")` tells None from nothing at all.
-        lacking = [self._children - vars(m).keys() - m._modules.keys() for m in self.instances]
-        return unify(records, lacking)
-
-    def _record(self, path: str, module: nn.Module) -> dict[str, Expr]:
-        spec = block_spec(module)
-        custom = BLOCK_TYPES[spec.lType].writer if spec else None
-        if spec is not None and custom is not None:
-            return _record_of_own(custom, spec.lType, path, module)
-        record: dict[str, Expr] = {}
-        of_base: set[str] = set()
-        if self.base is not nn.Module:
-            made, of_base = self._made_by_base(path, module)
-            record.update(made)
-        widths = self.writer._rewrites.names(path)
-        for name, value in module.__dict__.items():
-            # A child that only some instances have takes its place from those.
-            absent = value is None and name in self._children
-            if name in _MODULE_INTERNALS or absent or name in of_base:
-                continue
-            free = None if path else self.writer._free.get(("", name))
-            if name in self.own_reads:
-                record[name] = free or self._plain(path, name, value)
-                if name in widths and isinstance(value, (int, tuple)):
-                    record[name] = Literal(value, width=True)
-            elif name in self.writer.read_of_others and is_writable(value):
-                record[name] = free or Literal(value)
-        for name in (*module._parameters, *module._buffers):
-            if name in self.made_by:
-                method = self.made_by[name]
-                record[f"{method}()"] = Call(Reference(f"self.{method}"))
-            elif name in of_base:
-                continue
-            elif name in module._parameters:
-                record[name] = self._parameter(path, name, module._parameters[name])
-            else:
-                record[name] = self._buffer(path, name, module._buffers[name], module)
-        for name, child in module._modules.items():
-            if name not in of_base:
-                record[name] = self.writer._child(f"{path}.{name}" if path else name, child)
-        return record
-
-    @property
-    def holds_layers(self) -> bool:
-        """Whether the class derives from a container of torch and gets its layers handed in.
-
-        A network that is a container itself builds its layers: it takes no arguments.
-        """
-        return issubclass(self.base, _CONTAINERS) and self.instances != [self.writer.network]
-
-    def _made_by_base(self, path: str, module: nn.Module) -> tuple[dict[str, Expr], set[str]]:
-        """How the layer of torch that the class derives from is built, and what it then has."""
-        if self.holds_layers:
-            return {}, set(module._modules)
-        if issubclass(self.base, _CONTAINERS):
-            if all(name.isidentifier() for name in module._modules):
-                return {}, set()  # its layers are attributes
-            call = self._layers(path, module)
-            return {SUPER: replace(call, function=Reference(SUPER))}, set(module._modules)
-        call = describe.write_layer(module, self.base)
-        has = {*module._parameters, *module._buffers, *module._modules, *module.__dict__}
-        made = replace(call, function=Reference(SUPER))
-        return {SUPER: made}, has - self._assigned_in_source()
-
-    def _layers(self, path: str, module: nn.Module) -> Call:
-        children = {
-            name: self.writer._child(f"{path}.{name}" if path else name, child)
-            for name, child in module._modules.items()
-        }
-        return describe.write_container(module, children)
-
-    def _assigned_in_source(self) -> set[str]:
-        """The attributes that the class's own `__init__`s give to `self`."""
-        return {name for init, _ in self.inits for name in initialisation.assigned_attributes(init)}
-
-    def _plain(self, path: str, name: str, value: Any) -> Expr:
-        if isinstance(value, types.MethodType) and value.__self__ in self.instances:
-            self._keep_method(value.__name__)
-        module = self.instances[self.paths.index(path)]
-        found = value_expression(value, self._needs, module)
-        if isinstance(found, Reference):
-            # Under the name that the original imports it by.
-            for binding, statement in self.source.imports.items():
-                if statement == found.statement and binding == found.name:
-                    return Reference(binding, statement)
-        if found is not None:
-            return found
-        raise WriterError(
-            f"{self.cls.__name__}.{name} at {path or 'the network itself'}: value "
-            f"{' '.join(repr(value).split())[:200]} of type {type(value).__name__} cannot be "
-            f"written, but {self._reader(name)} reads it; expected a plain value (numbers, "
-            f"strings, tuples, None), or a function or class of the top level of a module"
-        )
-
-    def _needs(self, name: str, module: str) -> None:
-        """The file needs a definition that no kept code mentions."""
-        if (name, module) not in self.mentioned:
-            self.mentioned.append((name, module))
-
-    def _reader(self, name: str) -> str:
-        for method, (nodes, _) in self.methods.items():
-            if any(name in origin.attributes_read(origin.code_of(n))[0] for n in nodes):
-                return method
-        return "the initialisation"
-
-    def _parameter(self, path: str, name: str, value: nn.Parameter | None) -> Expr:
-        if value is None:
-            return Call(
-                Reference("self.register_parameter"),
-                (Argument("name", Literal(name), positional=True), _positional("param", NONE)),
-            )
-        tensor = self._start(path, name)
-        if tensor is None:
-            self._warn(
-                f"{self.cls.__name__}.{name}: its start values are not known from the source; "
-                f"load the weights before use"
-            )
-            sizes = tuple(
-                Argument(f"size{i}", Literal(n, width=True), positional=True)
-                for i, n in enumerate(value.shape)
-            )
-            tensor = Call(Reference("torch.empty", "import torch"), sizes)
-        return Call(
-            Reference("nn.Parameter", describe.NN),
-            (
-                _positional("data", tensor),
-                Argument("requires_grad", Literal(value.requires_grad), Literal(True)),
-            ),
-        )
-
-    def _warn(self, line: str) -> None:
-        if line not in self.writer.warnings:
-            self.writer.warnings.append(line)
-
-    def _buffer(self, path: str, name: str, value: torch.Tensor | None, module: nn.Module) -> Expr:
-        persistent = name not in module._non_persistent_buffers_set
-        start = self._start(path, name)
-        if value is None:
-            tensor: Expr = NONE
-        elif start is not None:
-            tensor = start
-        elif value.is_meta or (persistent and value.numel() > _MOST_VALUES):
-            if persistent:
-                self._warn(
-                    f"{self.cls.__name__}.{name}: its values are those of the weights file; load "
-                    f"it before use"
-                )
-            sizes = tuple(
-                _positional(f"size{i}", Literal(n, True)) for i, n in enumerate(value.shape)
-            )
-            dtype = Argument("dtype", Literal(value.dtype), Literal(torch.float32))
-            tensor = Call(Reference("torch.zeros", "import torch"), (*sizes, dtype))
-        elif value.numel() <= _MOST_VALUES:
-            tensor = Call(
-                Reference("torch.tensor", "import torch"),
-                (
-                    _positional("data", Literal(value.tolist())),
-                    Argument("dtype", Literal(value.dtype), Literal(torch.float32)),
-                ),
-            )
-        else:
-            raise WriterError(
-                f"{self.cls.__name__}.{name} at {path}: a buffer of {value.numel()} values that "
-                f"the state_dict does not hold; expected persistent=True or at most 256 values"
-            )
-        return Call(
-            Reference("self.register_buffer"),
-            (
-                _positional("name", Literal(name)),
-                _positional("tensor", tensor),
-                Argument("persistent", Literal(persistent), Literal(True)),
-            ),
-        )
-
-
-class _Definitions:
-    """The definitions of a generated file: classes of the network, and what their code uses."""
-
-    def __init__(self, writer: Writer) -> None:
-        self.writer = writer
-        self._order: dict[tuple[str, int], str] = {}
-        self._names: dict[str, str] = {}
-        self.modules: list[str] = []
-        self.future_annotations = False
-
-    def collect(self) -> None:
-        for plan in self.writer.plans.values():
-            self._claim(plan.cls.__name__, plan.cls.__module__)
-        for plan in self.writer.plans.values():
-            node = self._class(plan)
-            self._place(plan.source, plan.cls.__qualname__.split(".")[0], origin.code_of(node))
-            for code, source in plan.kept_code():
-                self._resolve(code, source)
-            for name, module in plan.mentioned:
-                self._bring(name, self.writer.source_of(module))
-            self._resolve(_class_attributes_code(node), plan.source)
-            for decorator in node.decorators:
-                self._resolve(origin.code_of(decorator.decorator), plan.source)
-
-    def names(self) -> set[str]:
-        return set(self._names)
-
-    def home(self, name: str) -> str:
-        """The module that defines the name."""
-        return self._names[name]
-
-    def in_order(self) -> list[str]:
-        """Modules in the order in which they depend on each other, each in its own order."""
-        rank = {name: i for i, name in enumerate(self.modules)}
-        keys = sorted(self._order, key=lambda key: (-rank[key[0]], key[1]))
-        return [self._order[key] for key in keys]
-
-    def _claim(self, name: str, module: str) -> bool:
-        """Whether the name is new; WriterError where another module's definition has it."""
-        known = self._names.setdefault(name, module)
-        if known != module:
-            raise WriterError(
-                f"name {name}: defined in both {known} and {module}; rename one of the two"
-            )
-        return True
-
-    def _place(self, source: origin.ModuleSource, name: str, code: str) -> None:
-        if source.name not in self.modules:
-            self.modules.append(source.name)
-        self._order[(source.name, source.position[name])] = code
-        self.future_annotations |= source.future_annotations
-
-    def _resolve(self, code: str, source: origin.ModuleSource) -> None:
-        """Bring in what the code takes from its module."""
-        for name in sorted(origin.global_names(code)):
-            self._bring(name, source)
-
-    def _bring(self, name: str, source: origin.ModuleSource) -> None:
-        if name in source.definitions:
-            if name in self._names and self._names[name] == source.name:
-                return
-            self._claim(name, source.name)
-            node = source.definitions[name]
-            if isinstance(node, cst.ClassDef):
-                node = _without_own_decorators(node, source)
-            text = origin.code_of(node)
-            self._place(source, name, text)
-            self._resolve(text, source)
-            return
-        statement = source.imports.get(name)
-        if statement is None:
-            return  # the linter names it if it is really undefined
-        target, imported = _import_target(statement)
-        if origin.is_library(target):
-            self.writer.imports.need(name, statement)
-            return
-        if target.split(".")[0] == "pruners":
-            raise WriterError(
-                f"{source.name}: the kept code uses {name} from {target}, which a generated file "
-                f"must not import; use something else in the methods of the network"
-            )
-        if not imported or imported != name:
-            raise WriterError(
-                f"{source.name}: `{statement}` brings in a module, or a name under another one; "
-                f"expected `from {target} import {imported or '...'}`"
-            )
-        self._bring(name, self.writer.source_of(target))
-
-    # -- one class
-
-    def _class(self, plan: _ClassPlan) -> cst.ClassDef:
-        reference = to_code(describe.nn_reference(plan.base), self.writer.imports)
-        body: list[cst.BaseStatement] = []
-        first = plan.node.body.body[0]
-        if _is_docstring(first):
-            body.append(cst.ensure_type(first, cst.SimpleStatementLine))
-        body += self._class_attributes(plan)
-        init = self._init(plan)
-        if init is not None:
-            body.append(init)
-        for nodes, _ in plan.methods.values():
-            body += [_spaced(node) for node in nodes]
-        comments = [line for line in plan.node.leading_lines if line.comment is not None]
-        kept = _without_own_decorators(plan.node, plan.source)
-        return cst.ClassDef(
-            name=plan.node.name,
-            bases=[cst.Arg(reference)],
-            decorators=kept.decorators,
-            leading_lines=comments,
-            body=cst.IndentedBlock(body or [cst.parse_statement("pass")]),
-        )
-
-    def _class_attributes(self, plan: _ClassPlan) -> list[cst.BaseStatement]:
-        """The assignments in the class body that kept code reads."""
-        read: set[str] = set()
-        for other in self.writer.plans.values():
-            read |= other.other_reads
-        read |= plan.own_reads
-        found: dict[str, cst.BaseStatement] = {}
-        for cls, source in plan.lineage:
-            for statement in source.class_node(cls).body.body:
-                if isinstance(statement, cst.SimpleStatementLine):
-                    for name in origin.defined_names(statement):
-                        if name in read and name not in plan.instances[0].__dict__:
-                            found.setdefault(name, statement)
-        return list(found.values())
-
-    def _init(self, plan: _ClassPlan) -> cst.FunctionDef | None:
-        constructor = plan.constructor
-        params = [cst.Param(cst.Name("self"))]
-        for parameter in constructor.parameters:
-            annotation, needs = _annotation(parameter.values, parameter.default)
-            for need in needs:
-                self.writer.imports.need(*need)
-            default = parameter.default
-            params.append(
-                cst.Param(
-                    cst.Name(checked_identifier(parameter.name)),
-                    annotation=cst.Annotation(cst.parse_expression(annotation)),
-                    default=None if default is None else to_code(default, self.writer.imports),
-                )
-            )
-        if plan.instances == [self.writer.network]:
-            params += self._root_parameters(plan)
-        taken = {p.name.value for p in params}
-        for name, value in plan.init_arguments.items():
-            if name not in taken:
-                params.append(cst.Param(cst.Name(name), default=value, annotation=_of(plan, name)))
-        comments: dict[str, list[cst.EmptyLine]] = {}
-        for original, _ in plan.inits:
-            comments = initialisation.comments_before(original) | comments
-        made = constructor.body.get(SUPER, Call(Reference(SUPER)))
-        body: list[cst.BaseStatement] = self._assignment(SUPER, made)
-        signature = cst.Parameters(params)
-        if plan.holds_layers:
-            body = [cst.parse_statement("super().__init__(*layers)")]
-            layers = cst.Param(
-                cst.Name("layers"), annotation=cst.Annotation(cst.parse_expression("nn.Module"))
-            )
-            signature = cst.Parameters(params[:1], star_arg=layers, kwonly_params=params[1:])
-            self.writer.imports.need("nn", describe.NN)
-        said: list[str] = []
-        for name, expr in constructor.body.items():
-            if name == SUPER:
-                continue
-            statements = self._assignment(name, expr)
-            lines = [line for line in _lines_before(expr) if line not in said]
-            said += lines
-            statements = [*_parsed(lines, _holes(expr), self.writer.imports), *statements]
-            if name in comments:
-                statements[0] = statements[0].with_changes(leading_lines=comments[name])
-            body += statements
-        if plan.instances == [self.writer.network]:
-            body += self._ties()
-        body += [statement for statement, _ in plan.init_statements]
-        if len(body) == 1 and SUPER not in constructor.body:
-            return None
-        return cst.FunctionDef(
-            name=cst.Name("__init__"),
-            params=signature,
-            body=cst.IndentedBlock(body),
-            returns=cst.Annotation(cst.Name("None")),
-            leading_lines=[cst.EmptyLine()],
-        )
-
-    def _root_parameters(self, plan: _ClassPlan) -> list[cst.Param]:
-        variables = {v.name: v for v in self.writer._free.values()}
-        params = []
-        for variable in variables.values():
-            annotation, _ = _annotation((Literal(variable.value),), None)
-            params.append(
-                cst.Param(
-                    cst.Name(checked_identifier(variable.name)),
-                    annotation=cst.Annotation(cst.parse_expression(annotation)),
-                    default=to_code(Literal(variable.value), self.writer.imports),
-                )
-            )
-        return params
-
-    def _ties(self) -> list[cst.BaseStatement]:
-        """`self.head.weight = self.embedding.weight` for tensors that layers share."""
-        statements: list[cst.BaseStatement] = []
-        first: dict[int, str] = {}
-        for name, tensor in self.writer.network.state_dict(keep_vars=True).items():
-            known = first.setdefault(id(tensor), name)
-            if known != name:
-                target = cst.AssignTarget(_place(name))
-                statements.append(cst.SimpleStatementLine([cst.Assign([target], _place(known))]))
-        return statements
-
-    def _assignment(self, name: str, expr: Expr) -> list[cst.BaseStatement]:
-        imports = self.writer.imports
-        if isinstance(expr, Call) and expr.function.name.startswith(("self.", "super()")):
-            return [cst.SimpleStatementLine([cst.Expr(to_code(expr, imports))])]
-        target = cst.AssignTarget(
-            cst.Attribute(cst.Name("self"), cst.Name(checked_identifier(name)))
-        )
-
-        def assign(value: cst.BaseExpression) -> cst.SimpleStatementLine:
-            return cst.SimpleStatementLine([cst.Assign([target], value)])
-
-        if isinstance(expr, Call) and any(isinstance(a.value, Maybe) for a in expr.arguments):
-            return self._appended(expr, assign)
-        if isinstance(expr, Either) and isinstance(expr.then, Call):
-            absent = expr.otherwise == ABSENT
-            other = (
-                None
-                if absent
-                else cst.Else(cst.IndentedBlock([assign(to_code(expr.otherwise, imports))]))
-            )
-            return [
-                cst.If(
-                    test=to_code(expr.flag, imports),
-                    body=cst.IndentedBlock([assign(to_code(expr.then, imports))]),
-                    orelse=other,
-                )
-            ]
-        return [assign(to_code(expr, imports))]
-
-    def _appended(
-        self, expr: Call, assign: Callable[[cst.BaseExpression], cst.SimpleStatementLine]
-    ) -> list[cst.BaseStatement]:
-        """A Sequential of layers that are put together first, as some of them are optional."""
-        imports = self.writer.imports
-        imports.need("nn", describe.NN)
-        statements: list[cst.BaseStatement] = []
-        items: list[Expr] = []
-
-        def flush() -> None:
-            listed = to_code(Display(tuple(items)), imports)
-            name, kind = cst.Name("layers"), cst.parse_expression("list[nn.Module]")
-            small: cst.BaseSmallStatement = (
-                cst.AugAssign(name, cst.AddAssign(), listed)
-                if statements
-                else cst.AnnAssign(name, cst.Annotation(kind), listed)
-            )
-            statements.append(cst.SimpleStatementLine([small]))
-            items.clear()
-
-        for argument in expr.arguments:
-            if not isinstance(argument.value, Maybe):
-                items.append(argument.value)
-                continue
-            if items or not statements:
-                flush()
-            append = Call(Reference("layers.append"), (_positional("module", argument.value.item),))
-            statements.append(
-                cst.If(
-                    test=to_code(argument.value.flag, imports),
-                    body=cst.IndentedBlock(
-                        [cst.SimpleStatementLine([cst.Expr(to_code(append, imports))])]
-                    ),
-                )
-            )
-        if items:
-            flush()
-        made = cst.Call(to_code(expr.function, imports), [cst.Arg(cst.Name("layers"), star="*")])
-        return [*statements, assign(made)]
-
-
-def _record_of_own(
-    writer: Callable[[nn.Module], Mapping[str, Any]], lType: str, path: str, module: nn.Module
-) -> dict[str, Expr]:
-    """What a registered writer says of a block; WriterError where parts are missing or odd."""
-    where = f"{path} ({type(module).__name__}): the writer of block type '{lType}'"
-    said = writer(module)
-    missing = [
-        n for n in (*module._parameters, *module._buffers, *module._modules) if n not in said
-    ]
-    if missing:
-        raise WriterError(f"{where} says nothing about {', '.join(missing)}")
-    record: dict[str, Expr] = {}
-    for name, value in said.items():
-        if not isinstance(value, Expr) and not is_writable(value):
-            raise WriterError(
-                f"{where} returned {' '.join(repr(value).split())} for {name}; expected an "
-                f"expression, such as write_conv(block.{name}), or a plain value"
-            )
-        record[name] = value if isinstance(value, Expr) else Literal(value)
-    return record
-
-
-def _verbatims(expr: Expr) -> Iterator[Verbatim]:
-    match expr:
-        case Verbatim():
-            yield expr
-        case Call(_, arguments):
-            for argument in arguments:
-                yield from _verbatims(argument.value)
-        case Either(_, then, otherwise):
-            yield from _verbatims(then)
-            yield from _verbatims(otherwise)
-
-
-def _lines_before(expr: Expr) -> list[str]:
-    """The statements that the code in an expression needs in front of it."""
-    return [line for code in _verbatims(expr) for line in code.before]
-
-
-def _holes(expr: Expr) -> tuple[Argument, ...]:
-    return next((code.holes for code in _verbatims(expr)), ())
-
-
-def _parsed(
-    lines: Iterable[str], holes: Sequence[Argument], imports: Imports
-) -> list[cst.BaseStatement]:
-    statements = [s for line in lines for s in cst.parse_module(line).body]
-    return [filled(s, holes, imports) for s in statements]
-
-
-def _place(path: str) -> cst.Attribute | cst.Subscript:
-    """`self.blocks[0].weight` for the path `blocks.0.weight`."""
-    node: cst.Name | cst.Attribute | cst.Subscript = cst.Name("self")
-    for part in path.split("."):
-        if part.isdigit():
-            index = cst.SubscriptElement(cst.Index(cst.Integer(str(int(part)))))
-            node = cst.Subscript(node, [index])
-        else:
-            node = cst.Attribute(node, cst.Name(checked_identifier(part)))
-    assert not isinstance(node, cst.Name)
-    return node
-
-
-def _positional(name: str, value: Expr) -> Argument:
-    return Argument(name, value, positional=True)
-
-
-def _closure(start: Iterable[str], reads: Mapping[str, set[str]]) -> set[str]:
-    seen: set[str] = set()
-    pending = list(start)
-    while pending:
-        name = pending.pop()
-        if name not in seen and name in reads:
-            seen.add(name)
-            pending.extend(reads[name])
-    return seen
-
-
-def _is_static(methods: Sequence[cst.FunctionDef]) -> bool:
-    return any(
-        isinstance(d.decorator, cst.Name) and d.decorator.value in ("staticmethod", "classmethod")
-        for method in methods
-        for d in method.decorators
-    )
-
-
-def _is_docstring(statement: cst.CSTNode) -> bool:
-    return (
-        isinstance(statement, cst.SimpleStatementLine)
-        and isinstance(statement.body[0], cst.Expr)
-        and isinstance(statement.body[0].value, (cst.SimpleString, cst.ConcatenatedString))
-    )
-
-
-def _spaced(node: cst.FunctionDef) -> cst.FunctionDef:
-    comments = [line for line in node.leading_lines if line.comment is not None]
-    return node.with_changes(leading_lines=[cst.EmptyLine(), *comments])
-
-
-def _without_own_decorators(node: cst.ClassDef, source: origin.ModuleSource) -> cst.ClassDef:
-    """Without decorators that come from neither Python nor torch: they speak to other programs."""
-    kept = []
-    for decorator in node.decorators:
-        root = origin.code_of(decorator.decorator).split("(")[0].split(".")[0]
-        target = _import_target(source.imports.get(root, ""))[0]
-        if target and target.split(".")[0] != "pruners" and origin.is_library(target):
-            kept.append(decorator)
-    return node.with_changes(decorators=kept)
-
-
-def _import_target(statement: str) -> tuple[str, str]:
-    """(module, imported name) of an import of one name; the name is empty for `import x`."""
-    if not statement:
-        return "", ""
-    node = ast.parse(statement).body[0]
-    if isinstance(node, ast.ImportFrom):
-        return node.module or "", node.names[0].name
-    assert isinstance(node, ast.Import)
-    return node.names[0].name, ""
-
-
-def _without_absent_classes(
-    statement: cst.BaseStatement, present: set[str], source: origin.ModuleSource
-) -> cst.BaseStatement | None:
-    """The statement without branches for instances of classes that the network does not hold."""
-    own = {n for n, node in source.definitions.items() if isinstance(node, cst.ClassDef)}
-    own |= {
-        name
-        for name, text in source.imports.items()
-        if not origin.is_library(_import_target(text)[0]) and name[:1].isupper()
-    }
-    result = statement.visit(_DropBranches(own - present))
-    if not isinstance(result, cst.BaseStatement) or _is_idle(result):
-        return None
-    return result
-
-
-class _DropBranches(cst.CSTTransformer):
-    """Removes `if isinstance(m, Absent)` branches."""
-
-    def __init__(self, absent: set[str]) -> None:
-        self.absent = absent
-
-    def leave_If(  # noqa: N802 - libcst's name
-        self, original_node: cst.If, updated_node: cst.If
-    ) -> cst.If | cst.RemovalSentinel | cst.BaseStatement:
-        if not self._is_dead(original_node.test):
-            return updated_node
-        if updated_node.orelse is None:
-            return cst.RemoveFromParent()
-        if isinstance(updated_node.orelse, cst.If):
-            return updated_node.orelse
-        return cst.If(test=cst.Name("True"), body=updated_node.orelse.body)
-
-    def _is_dead(self, test: cst.BaseExpression) -> bool:
-        if isinstance(test, cst.BooleanOperation) and isinstance(test.operator, cst.And):
-            return self._is_dead(test.left) or self._is_dead(test.right)
-        if (
-            isinstance(test, cst.Call)
-            and isinstance(test.func, cst.Name)
-            and test.func.value == "isinstance"
-            and len(test.args) == 2
-        ):
-            kinds = test.args[1].value
-            names = [e.value for e in kinds.elements] if isinstance(kinds, cst.Tuple) else [kinds]
-            return all(isinstance(n, cst.Name) and n.value in self.absent for n in names)
-        return False
-
-
-def _is_idle(node: cst.CSTNode) -> bool:
-    """Whether only empty loops and branches are left."""
-    if isinstance(node, (cst.For, cst.If, cst.With)):
-        inner = node.body.body if isinstance(node.body, cst.IndentedBlock) else ()
-        return all(_is_idle(statement) for statement in inner)
-    return False
-
-
-def _first_line(statement: cst.BaseStatement) -> str:
-    return origin.code_of(statement).strip().splitlines()[0]
-
-
-def _class_attributes_code(node: cst.ClassDef) -> str:
-    """The statements of a class body outside of its methods, for the names that they use."""
-    lines = [s for s in node.body.body if not isinstance(s, cst.FunctionDef)]
-    return "\n".join(origin.code_of(s) for s in lines)
-
-
-def _of(plan: _ClassPlan, argument: str) -> cst.Annotation | None:
-    """The original annotation of an argument, where it is a builtin type."""
-    for parameter in (p for init, _ in plan.inits for p in initialisation.parameters_of(init)):
-        if parameter.name.value == argument and parameter.annotation is not None:
-            code = origin.code_of(parameter.annotation.annotation)
-            return parameter.annotation if code in ("bool", "int", "float", "str") else None
-    return None
-
-
-def _annotation(values: Sequence[Expr], default: Expr | None) -> tuple[str, list[tuple[str, str]]]:
-    """The type of a parameter, and the imports that it needs."""
-    kinds: set[str] = set()
-    needs: list[tuple[str, str]] = []
-    for value in (*values, *(() if default is None else (default,))):
-        match value:
-            case Literal(constant) | Variable(_, constant):
-                kinds.add(_type_of(constant))
-            case Display(_, brackets):
-                kinds.add("list" if brackets == "[" else "tuple")
-            case Dictionary():
-                kinds.add("dict")
-            case Call(Reference(name, statement)) if _is_value(name):
-                kinds.add(name)
-                needs += [(name, statement)] if statement else []
-            case Call(Reference("partial")) | Reference():
-                kinds.add("Callable[..., Any]")
-                needs += [("Callable", "from collections.abc import Callable")]
-                needs += [("Any", "from typing import Any")]
-            case _:
-                kinds.add("nn.Module")
-                needs += [("nn", describe.NN)]
-    if {"int", "float"} <= kinds:
-        kinds.discard("int")
-    return " | ".join(sorted(kinds - {"None"}) + (["None"] if "None" in kinds else [])), needs
-
-
-def _is_value(name: str) -> bool:
-    """Whether what is called makes a value, such as a configuration, and no module."""
-    return name.isidentifier() and name not in ("partial",)
-
-
-def _type_of(value: Any) -> str:
-    if isinstance(value, tuple) and value:
-        return f"tuple[{', '.join(_type_of(item) for item in value)}]"
-    return "None" if value is None else type(value).__name__
-
 
 def _docstring(text: str) -> str:
     """The text as a docstring, whatever it holds."""
@@ -1180,3 +255,54 @@ def _docstring(text: str) -> str:
     safe = "\n".join(line.rstrip() for line in safe.splitlines())
     safe = re.sub(r'"{3,}|"+\Z', lambda quotes: '\\"' * len(quotes[0]), safe)
     return f'"""{safe}\n"""' if "\n" in safe else f'"""{safe}"""'
+
+
+def open_arguments(network: nn.Module, sources: Sources) -> dict[tuple[str, str], Variable]:
+    """Arguments of the original network that stay arguments of the generated one.
+
+    By (path, argument) of the layers that they go into.
+    """
+    found: dict[tuple[str, str], Variable] = {}
+    first: set[str] | None = None
+    for cls in type(network).__mro__:
+        if not issubclass(cls, nn.Module) or cls.__module__.startswith("torch."):
+            continue
+        source = sources.of(cls.__module__)
+        init = origin.init_of(source.class_node(cls))
+        if init is None:
+            continue
+        names = initialisation.argument_names(init)
+        # A base's argument is the network's where its own __init__ has one of that name.
+        first = names if first is None else first
+        for argument in initialisation.free_arguments(network, cls, init, source):
+            if argument.name in first:
+                for use in argument.uses:
+                    found[use] = Variable(argument.name, argument.value)
+    return found
+
+
+def _defaults(cls: type, sources: Sources) -> dict[str, Any]:
+    """The defaults of the network's own arguments that are constants."""
+    init = origin.init_of(sources.of(cls.__module__).class_node(cls))
+    found: dict[str, Any] = {}
+    for parameter in initialisation.parameters_of(init) if init else ():
+        if parameter.default is not None:
+            with suppress(ValueError, SyntaxError):
+                found[parameter.name.value] = ast.literal_eval(origin.code_of(parameter.default))
+    return found
+
+
+def _read_of_others(
+    classes: Mapping[type, list[tuple[str, nn.Module]]], sources: Sources
+) -> frozenset[str]:
+    """The attributes that methods read of something else than `self`: of blocks, say."""
+    read: set[str] = set()
+    for cls, instances in classes.items():
+        if describe.is_torch_layer(instances[0][1]) or describe.is_container(instances[0][1]):
+            continue
+        node = sources.of(cls.__module__).class_node(cls)
+        for name, methods in origin.methods_of(node).items():
+            if name != "__init__":
+                for method in methods:
+                    read |= origin.attributes_read(origin.code_of(method))[1]
+    return frozenset(read)

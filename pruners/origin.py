@@ -39,6 +39,8 @@ class ModuleSource:
     position: dict[str, int] = field(default_factory=dict)
     """Where in the file each definition stands."""
     future_annotations: bool = False
+    stars: list[str] = field(default_factory=list)
+    """Modules of which everything is imported."""
 
     def class_node(self, cls: type) -> cst.ClassDef:
         node: cst.CSTNode | None = self.definitions.get(cls.__qualname__.split(".")[0])
@@ -127,6 +129,9 @@ def _read(module: ModuleType, tree: cst.Module) -> ModuleSource:
             if node.level:
                 target = importlib.util.resolve_name("." * node.level + target, package)
             for alias in node.names:
+                if alias.name == "*":
+                    source.stars.append(target)
+                    continue
                 single = ast.ImportFrom(target, [alias], 0)
                 source.imports[alias.asname or alias.name] = ast.unparse(single)
     return source

@@ -41,6 +41,7 @@ from pruners.expressions import (
     Sum,
     Variable,
     Verbatim,
+    holds_handed,
 )
 
 Record = Mapping[str, Expr]
@@ -132,6 +133,8 @@ class _Sheet:
     def lay(self, exprs: Sequence[Expr], instances: tuple[int, ...], path: tuple[str, ...]) -> Expr:
         """The template that gives every expression when its slots are filled."""
         first = exprs[0]
+        if any(holds_handed(expr) for expr in exprs):
+            return self._slot(path, exprs, instances, part=True)
         symbolic = any(_has_variable(expr) for expr in exprs)
         # In a part that only some instances have, a constant may be a parameter of the others.
         partial = len(instances) < self.count and isinstance(first, (Literal, Call))

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from pruners.definitions import public_home
 from pruners.expressions import (
     Argument,
     Call,
@@ -30,8 +31,9 @@ from pruners.origin import is_library
 # A constant of the source; a longer tensor belongs into a buffer.
 _MOST_VALUES = 256
 
-Needs = Callable[[str, str], None]
-"""Told (name, module) of every definition of the user's that an expression mentions."""
+Needs = Callable[[str, str], str]
+"""Told (name, module) of every definition of the user's that an expression mentions; says what
+it is called in the file."""
 
 
 def value_expression(value: Any, needs: Needs, owner: nn.Module | None = None) -> Expr | None:
@@ -135,9 +137,9 @@ def _named(value: Any, needs: Needs) -> Reference | None:
     if module == "builtins":
         return Reference(name)
     if is_library(module):
-        return Reference(name, f"from {module} import {name}")
-    needs(name, module)
-    return Reference(name)
+        home = public_home(value) if isinstance(value, type) else module
+        return Reference(name, f"from {home} import {name}")
+    return Reference(needs(name, module))
 
 
 def _positional(name: str, value: Expr) -> Argument:

@@ -112,9 +112,9 @@ def slim_instance(network: nn.Module, kept: Kept) -> nn.Module:
             slim = nn.Parameter(slim, requires_grad=tensor.requires_grad)
         replacements[id(tensor)] = slim
     for name, buffer in _own_buffers(network):
-        # What stays as it is keeps its values: they may be written, or held against the source.
-        if all(len(i) == n for i, n in zip(kept.get(name, ()), buffer.shape, strict=False)):
-            replacements[id(buffer)] = buffer.detach().cpu()
+        # Their values may be written, or held against the source.
+        rest = surviving(buffer, kept[name]) if name in kept else buffer.detach()
+        replacements[id(buffer)] = rest.cpu()
     for module in network.modules():
         # Hooks hold what they like; the copy is read, never run.
         for attribute, value in vars(module).items():

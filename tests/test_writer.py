@@ -530,9 +530,9 @@ def test_a_block_is_one_class_with_the_widths_that_differ(written: Written) -> N
         "nn.Conv2d( in_channels, conv1_channels, kernel_size=3, stride=stride, padding=1, ",
         "self.bn1 = nn.BatchNorm2d(conv1_channels)",
         "nn.Conv2d(conv1_channels, out_channels, kernel_size=3, padding=1, bias=False)",
-        "self.shortcut = nn.Sequential() if shortcut: self.shortcut = nn.Sequential( nn.Conv2d("
+        "if shortcut: self.shortcut = nn.Sequential( nn.Conv2d("
         "in_channels, out_channels, kernel_size=1, stride=stride, bias=False), "
-        "nn.BatchNorm2d(out_channels), )",
+        "nn.BatchNorm2d(out_channels), ) else: self.shortcut = nn.Sequential()",
     ):
         assert text in init, text
 
@@ -806,12 +806,6 @@ def test_a_factory_name_that_is_none(tmp_path: Path, factory: str) -> None:
             r"forward reads it; expected a plain value",
         ),
         (
-            "shadow",
-            net().replace("class Net", "class Path") + "\nNet = Path\n",
-            HEAD,
-            r"name Path: defined in writer_shadow, but a generated file imports something else",
-        ),
-        (
             "local",
             "def make():\n" + textwrap.indent(net(), "    ") + "\n    return Net\n\nNet = make()\n",
             HEAD,
@@ -824,14 +818,6 @@ def test_a_factory_name_that_is_none(tmp_path: Path, factory: str) -> None:
             r"the kept code uses prune from pruners, which a generated file must not import",
         ),
         (
-            "super",
-            net().replace("class Net", "class Root")
-            + "\nclass Base(Root):\n    pass\n\n"
-            + "class Net(Base):\n    def forward(self, x):\n        return super().forward(x)\n",
-            HEAD,
-            r"Net\.forward: calls super\(\)\.forward of Root, but a generated class has no base",
-        ),
-        (
             "dtypes",
             net("self.fc.double()"),
             HEAD,
@@ -839,16 +825,9 @@ def test_a_factory_name_that_is_none(tmp_path: Path, factory: str) -> None:
         ),
         (
             "buffer",
-            net('self.register_buffer("table", torch.arange(300.0), persistent=False)'),
+            net('self.register_buffer("table", torch.rand(300), persistent=False)'),
             HEAD,
             r"Net\.table at .*: a buffer of 300 values that the state_dict does not hold",
-        ),
-        (
-            "itself",
-            "class Net(nn.Module):\n    def __init__(self, deep=True):\n"
-            "        super().__init__()\n        self.inner = Net(False) if deep else None\n",
-            HEAD,
-            r"class Net: contains itself \(Net -> Net\); not supported yet",
         ),
     ],
 )
@@ -863,24 +842,6 @@ def test_what_cannot_be_written(
 def test_a_bare_container() -> None:
     with pytest.raises(WriterError, match=r"the network is a bare Sequential; expected a class of"):
         Writer(nn.Sequential(nn.Linear(2, 2)), "net")
-
-
-def test_a_name_that_two_files_define(tmp_path: Path) -> None:
-    write(
-        tmp_path,
-        "writer_two_helper",
-        "def pool(x):\n    return scale(x)\n\ndef scale(x):\n    return x\n",
-        head="",
-    )
-    cls = user_class(
-        tmp_path,
-        "writer_two",
-        net(forward=FORWARD.replace("F.relu(self.conv2(x))", "scale(pool(self.conv2(x)))"))
-        + "\ndef scale(x):\n    return x * 2\n",
-        head=HEAD + "from writer_two_helper import pool\n\n",
-    )
-    with pytest.raises(WriterError, match=r"name scale: defined in both writer_two(_helper)? and "):
-        Writer(cls(), "net")
 
 
 def test_an_initialisation_that_cannot_be_kept_is_reported(tmp_path: Path) -> None:

@@ -1,0 +1,337 @@
+"""The text of one generated class: docstring, class attributes, `__init__`, kept methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import libcst as cst
+
+from pruners import describe, initialisation, origin
+from pruners.class_plan import ClassPlan, Context
+from pruners.definitions import Node, without_foreign_decorators
+from pruners.expressions import (
+    ABSENT,
+    SUPER,
+    Argument,
+    Call,
+    Dictionary,
+    Display,
+    Either,
+    Expr,
+    Imports,
+    Literal,
+    Maybe,
+    Reference,
+    Variable,
+    Verbatim,
+    checked_identifier,
+    filled,
+    to_code,
+)
+
+
+class ClassText:
+    """Builds the definitions of the network's classes."""
+
+    def __init__(self, context: Context, plans: Mapping[type, ClassPlan]) -> None:
+        self.context = context
+        self.plans = plans
+
+    def _local(self, node: Node, source: origin.ModuleSource) -> Node:
+        return self.context.definitions.localised(node, source)
+
+    def definition(self, plan: ClassPlan) -> cst.ClassDef:
+        """The class as it stands in the file."""
+        reference = to_code(describe.nn_reference(plan.base), self.context.imports)
+        body: list[cst.BaseStatement] = []
+        first = plan.node.body.body[0]
+        if _is_docstring(first):
+            body.append(cst.ensure_type(first, cst.SimpleStatementLine))
+        body += self._class_attributes(plan)
+        init = self._init(plan)
+        if init is not None:
+            body.append(init)
+        for nodes, source in plan.methods.values():
+            body += [_spaced(self._local(node, source)) for node in nodes]
+        comments = [line for line in plan.node.leading_lines if line.comment is not None]
+        kept = without_foreign_decorators(plan.node, plan.source).decorators
+        return cst.ClassDef(
+            name=cst.Name(plan.name),
+            bases=[cst.Arg(reference)],
+            decorators=[
+                d.with_changes(decorator=self._local(d.decorator, plan.source)) for d in kept
+            ],
+            leading_lines=comments,
+            body=cst.IndentedBlock(body or [cst.parse_statement("pass")]),
+        )
+
+    def _class_attributes(self, plan: ClassPlan) -> list[cst.BaseStatement]:
+        """The assignments in the class body that kept code reads."""
+        read: set[str] = set()
+        for other in self.plans.values():
+            read |= other.other_reads
+        read |= plan.own_reads
+        found: dict[str, cst.BaseStatement] = {}
+        for cls, source in plan.lineage:
+            for statement in source.class_node(cls).body.body:
+                if isinstance(statement, cst.SimpleStatementLine):
+                    for name in origin.defined_names(statement):
+                        own = name in plan.instances[0].__dict__
+                        if name in read and not own and name not in found:
+                            found[name] = self._local(statement, source)
+        return list(found.values())
+
+    def _init(self, plan: ClassPlan) -> cst.FunctionDef | None:
+        constructor = plan.constructor
+        params = [cst.Param(cst.Name("self"))]
+        for parameter in constructor.parameters:
+            annotation, needs = _annotation(parameter.values, parameter.default)
+            for need in needs:
+                self.context.imports.need(*need)
+            default = parameter.default
+            params.append(
+                cst.Param(
+                    cst.Name(checked_identifier(parameter.name)),
+                    annotation=cst.Annotation(cst.parse_expression(annotation)),
+                    default=None if default is None else to_code(default, self.context.imports),
+                )
+            )
+        if plan.instances == [self.context.network]:
+            params += self._root_parameters(plan)
+        taken = {p.name.value for p in params}
+        for name, value in plan.init_arguments.items():
+            if name not in taken:
+                params.append(cst.Param(cst.Name(name), default=value, annotation=_of(plan, name)))
+        comments: dict[str, list[cst.EmptyLine]] = {}
+        for original, _ in plan.inits:
+            comments = initialisation.comments_before(original) | comments
+        made = constructor.body.get(SUPER, Call(Reference(SUPER)))
+        body: list[cst.BaseStatement] = self._assignment(SUPER, made)
+        signature = cst.Parameters(params)
+        if plan.holds_layers:
+            body = [cst.parse_statement("super().__init__(*layers)")]
+            layers = cst.Param(
+                cst.Name("layers"), annotation=cst.Annotation(cst.parse_expression("nn.Module"))
+            )
+            signature = cst.Parameters(params[:1], star_arg=layers, kwonly_params=params[1:])
+            self.context.imports.need("nn", describe.NN)
+        said: list[str] = []
+        for name, expr in constructor.body.items():
+            if name == SUPER:
+                continue
+            statements = self._assignment(name, expr)
+            lines = [line for line in _lines_before(expr) if line not in said]
+            said += lines
+            statements = [*_parsed(lines, _holes(expr), self.context.imports), *statements]
+            if name in comments:
+                statements[0] = statements[0].with_changes(leading_lines=comments[name])
+            body += statements
+        if plan.instances == [self.context.network]:
+            body += self._ties()
+        body += [self._local(s, source) for s, source in plan.init_statements]
+        if len(body) == 1 and SUPER not in constructor.body:
+            return None
+        return cst.FunctionDef(
+            name=cst.Name("__init__"),
+            params=signature,
+            body=cst.IndentedBlock(body),
+            returns=cst.Annotation(cst.Name("None")),
+            leading_lines=[cst.EmptyLine()],
+        )
+
+    def _root_parameters(self, plan: ClassPlan) -> list[cst.Param]:
+        variables = {v.name: v for v in self.context.free.values()}
+        params = []
+        for variable in variables.values():
+            annotation, _ = _annotation((Literal(variable.value),), None)
+            params.append(
+                cst.Param(
+                    cst.Name(checked_identifier(variable.name)),
+                    annotation=cst.Annotation(cst.parse_expression(annotation)),
+                    default=to_code(Literal(variable.value), self.context.imports),
+                )
+            )
+        return params
+
+    def _ties(self) -> list[cst.BaseStatement]:
+        """`self.head.weight = self.embedding.weight` for tensors that layers share."""
+        statements: list[cst.BaseStatement] = []
+        first: dict[int, str] = {}
+        for name, tensor in self.context.network.state_dict(keep_vars=True).items():
+            known = first.setdefault(id(tensor), name)
+            if known != name:
+                target = cst.AssignTarget(_place(name))
+                statements.append(cst.SimpleStatementLine([cst.Assign([target], _place(known))]))
+        return statements
+
+    def _assignment(self, name: str, expr: Expr) -> list[cst.BaseStatement]:
+        imports = self.context.imports
+        if isinstance(expr, Call) and expr.function.name.startswith(("self.", "super()")):
+            return [cst.SimpleStatementLine([cst.Expr(to_code(expr, imports))])]
+        target = cst.AssignTarget(
+            cst.Attribute(cst.Name("self"), cst.Name(checked_identifier(name)))
+        )
+
+        def assign(value: cst.BaseExpression) -> cst.SimpleStatementLine:
+            return cst.SimpleStatementLine([cst.Assign([target], value)])
+
+        if isinstance(expr, Call) and any(isinstance(a.value, Maybe) for a in expr.arguments):
+            return self._appended(expr, assign)
+        if isinstance(expr, Either) and isinstance(expr.then, Call):
+            switched = cst.If(
+                test=to_code(expr.flag, imports),
+                body=cst.IndentedBlock([assign(to_code(expr.then, imports))]),
+            )
+            if expr.otherwise == ABSENT:
+                return [switched]
+            other = assign(to_code(expr.otherwise, imports))
+            if isinstance(expr.otherwise, Call):
+                return [switched.with_changes(orelse=cst.Else(cst.IndentedBlock([other])))]
+            return [other, switched]
+        return [assign(to_code(expr, imports))]
+
+    def _appended(
+        self, expr: Call, assign: Callable[[cst.BaseExpression], cst.SimpleStatementLine]
+    ) -> list[cst.BaseStatement]:
+        """A Sequential of layers that are put together first, as some of them are optional."""
+        imports = self.context.imports
+        imports.need("nn", describe.NN)
+        statements: list[cst.BaseStatement] = []
+        items: list[Expr] = []
+
+        def flush() -> None:
+            listed = to_code(Display(tuple(items)), imports)
+            name, kind = cst.Name("layers"), cst.parse_expression("list[nn.Module]")
+            small: cst.BaseSmallStatement = (
+                cst.AugAssign(name, cst.AddAssign(), listed)
+                if statements
+                else cst.AnnAssign(name, cst.Annotation(kind), listed)
+            )
+            statements.append(cst.SimpleStatementLine([small]))
+            items.clear()
+
+        for argument in expr.arguments:
+            if not isinstance(argument.value, Maybe):
+                items.append(argument.value)
+                continue
+            if items or not statements:
+                flush()
+            append = Call(Reference("layers.append"), (_positional("module", argument.value.item),))
+            statements.append(
+                cst.If(
+                    test=to_code(argument.value.flag, imports),
+                    body=cst.IndentedBlock(
+                        [cst.SimpleStatementLine([cst.Expr(to_code(append, imports))])]
+                    ),
+                )
+            )
+        if items:
+            flush()
+        made = cst.Call(to_code(expr.function, imports), [cst.Arg(cst.Name("layers"), star="*")])
+        return [*statements, assign(made)]
+
+
+def _verbatims(expr: Expr) -> Iterator[Verbatim]:
+    match expr:
+        case Verbatim():
+            yield expr
+        case Call(_, arguments):
+            for argument in arguments:
+                yield from _verbatims(argument.value)
+        case Either(_, then, otherwise):
+            yield from _verbatims(then)
+            yield from _verbatims(otherwise)
+
+
+def _lines_before(expr: Expr) -> list[str]:
+    """The statements that the code in an expression needs in front of it."""
+    return [line for code in _verbatims(expr) for line in code.before]
+
+
+def _holes(expr: Expr) -> tuple[Argument, ...]:
+    return next((code.holes for code in _verbatims(expr)), ())
+
+
+def _parsed(
+    lines: Iterable[str], holes: Sequence[Argument], imports: Imports
+) -> list[cst.BaseStatement]:
+    statements = [s for line in lines for s in cst.parse_module(line).body]
+    return [filled(s, holes, imports) for s in statements]
+
+
+def _place(path: str) -> cst.Attribute | cst.Subscript:
+    """`self.blocks[0].weight` for the path `blocks.0.weight`."""
+    node: cst.Name | cst.Attribute | cst.Subscript = cst.Name("self")
+    for part in path.split("."):
+        if part.isdigit():
+            index = cst.SubscriptElement(cst.Index(cst.Integer(str(int(part)))))
+            node = cst.Subscript(node, [index])
+        else:
+            node = cst.Attribute(node, cst.Name(checked_identifier(part)))
+    assert not isinstance(node, cst.Name)
+    return node
+
+
+def _positional(name: str, value: Expr) -> Argument:
+    return Argument(name, value, positional=True)
+
+
+def _is_docstring(statement: cst.CSTNode) -> bool:
+    return (
+        isinstance(statement, cst.SimpleStatementLine)
+        and isinstance(statement.body[0], cst.Expr)
+        and isinstance(statement.body[0].value, (cst.SimpleString, cst.ConcatenatedString))
+    )
+
+
+def _spaced(node: cst.FunctionDef) -> cst.FunctionDef:
+    comments = [line for line in node.leading_lines if line.comment is not None]
+    return node.with_changes(leading_lines=[cst.EmptyLine(), *comments])
+
+
+def _of(plan: ClassPlan, argument: str) -> cst.Annotation | None:
+    """The original annotation of an argument, where it is a builtin type."""
+    for parameter in (p for init, _ in plan.inits for p in initialisation.parameters_of(init)):
+        if parameter.name.value == argument and parameter.annotation is not None:
+            code = origin.code_of(parameter.annotation.annotation)
+            return parameter.annotation if code in ("bool", "int", "float", "str") else None
+    return None
+
+
+def _annotation(values: Sequence[Expr], default: Expr | None) -> tuple[str, list[tuple[str, str]]]:
+    """The type of a parameter, and the imports that it needs."""
+    kinds: set[str] = set()
+    needs: list[tuple[str, str]] = []
+    for value in (*values, *(() if default is None else (default,))):
+        match value:
+            case Literal(constant) | Variable(_, constant):
+                kinds.add(_type_of(constant))
+            case Display(_, brackets):
+                kinds.add("list" if brackets == "[" else "tuple")
+            case Dictionary():
+                kinds.add("dict")
+            case Call(Reference(name, statement)) if _is_value(name):
+                kinds.add(name)
+                needs += [(name, statement)] if statement else []
+            case Call(Reference("partial")) | Reference():
+                kinds.add("Callable[..., Any]")
+                needs += [("Callable", "from collections.abc import Callable")]
+                needs += [("Any", "from typing import Any")]
+            case _:
+                kinds.add("nn.Module")
+                needs += [("nn", describe.NN)]
+    if {"int", "float"} <= kinds:
+        kinds.discard("int")
+    return " | ".join(sorted(kinds - {"None"}) + (["None"] if "None" in kinds else [])), needs
+
+
+def _is_value(name: str) -> bool:
+    """Whether what is called makes a value, such as a configuration, and no module."""
+    return name.isidentifier() and name not in ("partial",)
+
+
+def _type_of(value: Any) -> str:
+    if isinstance(value, tuple) and value:
+        return f"tuple[{', '.join(_type_of(item) for item in value)}]"
+    return "None" if value is None else type(value).__name__
