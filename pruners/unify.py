@@ -304,6 +304,9 @@ class _Sheet:
             # A shortcut reads what the block reads and makes what the block makes.
             candidates.sort(reverse=not column.argument.startswith("in_"))
             values = list(column.values.values())
+            if not column.width and not column.flag and column.argument not in _PASSED_ON:
+                # One value wherever the part exists is its own; the block's agrees by chance.
+                candidates = [] if all(v == values[0] for v in values) else candidates
             if not candidates and not column.flag and all(v == values[0] for v in values):
                 column.constant = values[0]
             column.owner = candidates[0] if candidates else i
@@ -501,6 +504,9 @@ class _Sheet:
         return expr
 
 
+# What a block hands on to its shortcut.
+_PASSED_ON = frozenset({"stride", "dilation"})
+
 _MOST_OPTIONAL = 2
 
 
@@ -576,12 +582,16 @@ def _likeness(a: Expr, b: Expr) -> int:
     match a, b:
         case Call(_, first), Call(_, second):
             return sum(
-                2 * (x.value == y.value)
+                2 * (x.value == y.value and not _is_width(x.value))
                 + ((x.value == x.default) == (y.value == y.default))
                 + _likeness(x.value, y.value)
                 for x, y in zip(first, second, strict=False)
             )
     return 0
+
+
+def _is_width(expr: Expr) -> bool:
+    return isinstance(expr, (Literal, Variable)) and expr.width
 
 
 def _widths(expr: Expr) -> Iterator[tuple[str, Expr]]:
