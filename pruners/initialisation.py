@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,11 @@ from torch import nn
 from pruners.describe import WIDTHS
 from pruners.origin import (
     ModuleSource,
+    Sources,
     attributes_read,
     code_of,
     global_names,
+    init_of,
     is_library,
     methods_of,
     module_source,
@@ -213,45 +215,23 @@ def argument_names(init: cst.FunctionDef) -> set[str]:
 
 
 def free_arguments(
-    network: nn.Module, cls: type, init: cst.FunctionDef, source: ModuleSource
+    network: nn.Module, cls: type, init: cst.FunctionDef, sources: Sources
 ) -> list[FreeArgument]:
     """The arguments of the network that go straight, and only, into arguments of its layers.
 
     `self.fc = nn.Linear(64, num_classes)` makes `num_classes` free: the layer `fc` has it as
     `out_features`. Behind `self.num_classes = num_classes`, so does `nn.Linear(64,
-    self.num_classes)`; the attribute is then one of the uses, with an empty path. An argument that
+    self.num_classes)`; the attribute is then one of the uses, with an empty path. A block that
+    hands it on to its own layers, `self.aux = Aux(512, num_classes)`, is followed. An argument that
     is used in any other way is not free, and so is a width that is not one of the network's ends.
     """
-    tree = ast.parse(code_of(init)).body[0]
-    assert isinstance(tree, ast.FunctionDef)
-    names = [p.name.value for p in parameters_of(init)]
-    assignments = [
-        (statement.targets[0].attr, statement.value)
-        for statement in tree.body
-        if isinstance(statement, ast.Assign)
-        and isinstance(statement.targets[0], ast.Attribute)
-        and _is_self_attribute(statement.targets[0])
-    ]
-    aliases = {a: value.id for a, value in assignments if isinstance(value, ast.Name)}
-    uses: dict[str, list[tuple[str, str]]] = {}
-    for attribute, name in aliases.items():
-        uses.setdefault(name, []).append(("", attribute))
-    for attribute, value in assignments:
-        for path, call in _layer_calls(attribute, value):
-            for argument, given in _given(call, source):
-                match given:
-                    case ast.Name(id=name):
-                        uses.setdefault(name, []).append((path, argument))
-                    case ast.Attribute(value=ast.Name(id="self"), attr=attr) if attr in aliases:
-                        uses.setdefault(aliases[attr], []).append((path, argument))
     found: list[FreeArgument] = []
-    for name in names:
-        here = uses.get(name, [])
-        into_layers = [use for use in here if use[0]]
-        attributes = {attribute for attribute, argument in aliases.items() if argument == name}
-        if not into_layers or _mentions(tree, name, attributes) != len(here):
+    for name in (p.name.value for p in parameters_of(init)):
+        here = _uses(network, cls, init, sources, name, 0)
+        if here is None:
             continue
-        if attributes & _read_while_building(cls, tree, source):
+        into_layers = [use for use in here if _is_torch(network, use[0])]
+        if not into_layers:
             continue
         if name not in _ENDS and any(argument in WIDTHS for _, argument in into_layers):
             continue
@@ -259,6 +239,84 @@ def free_arguments(
         if all(v is not None and v == values[0] for v in values):
             found.append(FreeArgument(name, values[0], tuple(here)))
     return found
+
+
+def _is_torch(network: nn.Module, path: str) -> bool:
+    module = network.get_submodule(path)
+    return bool(path) and type(module).__module__.startswith("torch.")
+
+
+_Uses = list[tuple[str, str]]
+
+
+def _uses(
+    module: nn.Module, cls: type, init: cst.FunctionDef, sources: Sources, name: str, depth: int
+) -> _Uses | None:
+    """(path, argument) of all layers that an argument goes into; None where it goes elsewhere."""
+    tree = ast.parse(code_of(init)).body[0]
+    assert isinstance(tree, ast.FunctionDef)
+    source = sources.of(cls.__module__)
+    assignments = list(_assignments(tree))
+    aliases = {a for a, value in assignments if isinstance(value, ast.Name) and value.id == name}
+    if aliases & _read_while_building(cls, tree, source):
+        return None
+    uses: _Uses = [("", attribute) for attribute in sorted(aliases)]
+    followed = len(aliases)
+    for attribute, value in assignments:
+        for path, call in _layer_calls(attribute, value):
+            child = _at(module, path)
+            for argument, given in _given(call, child, sources):
+                match given:
+                    case ast.Name(id=other) if other == name:
+                        pass
+                    case ast.Attribute(ast.Name("self"), attr) if attr in aliases:
+                        pass
+                    case _:
+                        continue
+                followed += 1
+                if child is None:
+                    continue  # of a branch that was not taken
+                inner = _uses_of_child(child, argument, sources, depth)
+                if inner is None:
+                    return None
+                uses += [(f"{path}.{p}".rstrip("."), a) for p, a in inner]
+    return uses if _mentions(tree, name, aliases) == followed else None
+
+
+def _uses_of_child(child: nn.Module, argument: str, sources: Sources, depth: int) -> _Uses | None:
+    if type(child).__module__.startswith("torch."):
+        return [("", argument)]
+    init = init_of(sources.of(type(child).__module__).class_node(type(child)))
+    if init is None or depth > 4:
+        return None
+    return _uses(child, type(child), init, sources, argument, depth + 1)
+
+
+def _assignments(tree: ast.FunctionDef) -> Iterator[tuple[str, ast.expr]]:
+    """`self.NAME = value` anywhere in an `__init__`, as (NAME, value); and of a dictionary that
+    becomes a Sequential, `layers["head"] = value` as (NAME.head, value).
+    """
+    dictionaries: dict[str, str] = {}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Assign([ast.Attribute(ast.Name("self"), name)], value):
+                yield name, value
+                match value:
+                    case ast.Call(ast.Attribute(_, "Sequential"), [ast.Name(layers)], []):
+                        dictionaries[layers] = name
+    for node in ast.walk(tree):
+        match node:
+            case ast.Assign([ast.Subscript(ast.Name(layers), ast.Constant(str(key)))], value) if (
+                layers in dictionaries
+            ):
+                yield f"{dictionaries[layers]}.{key}", value
+
+
+def _at(module: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        return None
 
 
 def _mentions(tree: ast.AST, name: str, attributes: set[str]) -> int:
@@ -304,18 +362,20 @@ def _layer_calls(path: str, expr: ast.expr) -> list[tuple[str, ast.Call]]:
     return [(path, expr)]
 
 
-def _given(call: ast.Call, source: ModuleSource) -> list[tuple[str, ast.expr]]:
-    """(argument of the constructor, expression given) for a call of a class of torch.nn."""
-    function = ast.unparse(call.func).rpartition(".")
-    cls = getattr(nn, function[2], None)
-    if function[0] not in ("nn", "torch.nn") and "torch.nn" not in source.imports.get(
-        function[2], ""
-    ):
+def _given(call: ast.Call, child: nn.Module | None, sources: Sources) -> list[tuple[str, ast.expr]]:
+    """(argument of the constructor, expression given) for the call that built a module."""
+    if any(isinstance(a, ast.Starred) for a in call.args):
         return []
-    if not inspect.isclass(cls):
-        return []
-    arguments = list(inspect.signature(cls).parameters)
-    pairs = list(zip(arguments, call.args, strict=False))
+    if child is None:
+        names = [f"argument{i}" for i in range(len(call.args))]
+    elif type(child).__module__.startswith("torch."):
+        if ast.unparse(call.func).rpartition(".")[2] != type(child).__name__:
+            return []
+        names = list(inspect.signature(type(child)).parameters)
+    else:
+        init = init_of(sources.of(type(child).__module__).class_node(type(child)))
+        names = [] if init is None else [p.name.value for p in parameters_of(init)][1:]
+    pairs = list(zip(names, call.args, strict=False))
     pairs += [(k.arg, k.value) for k in call.keywords if k.arg is not None]
     return pairs
 

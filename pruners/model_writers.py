@@ -274,7 +274,7 @@ def open_arguments(network: nn.Module, sources: Sources) -> dict[tuple[str, str]
         names = initialisation.argument_names(init)
         # A base's argument is the network's where its own __init__ has one of that name.
         first = names if first is None else first
-        for argument in initialisation.free_arguments(network, cls, init, source):
+        for argument in initialisation.free_arguments(network, cls, init, sources):
             if argument.name in first:
                 for use in argument.uses:
                     found[use] = Variable(argument.name, argument.value)

@@ -487,7 +487,8 @@ def given_arguments(network: nn.Module, sources: Sources) -> dict[str, dict[str,
             continue
         for attribute, call in _calls(ast.parse(code_of(init))):
             child = _descendant(module, attribute)
-            if child is not None and _called(call) == type(child).__name__:
+            own = child is not None and not type(child).__module__.startswith("torch.")
+            if child is not None and own and _called(call) == type(child).__name__:
                 here = f"{path}.{attribute}".removeprefix(".")
                 found[here] = _bound(type(child), call, sources)
     return found
