@@ -41,6 +41,7 @@ from pruners.drawing import check_format, picture
 from pruners.errors import did_you_mean
 from pruners.googlenet import GoogLeNetPruning
 from pruners.job import SHIPPED_DATASET, Data, Job, noted, run_job
+from pruners.libraries import is_library_network
 from pruners.mnasnet import MNASNetPruning
 from pruners.mobilenetv2 import MobileNetV2Pruning
 from pruners.networks import Request, find_network, is_file
@@ -112,11 +113,20 @@ def percentage(text: str) -> float:
 
 
 Arch = Annotated[
-    str | None, typer.Option(help="A family of the zoo (--list), or FILE.py:CLASS.", metavar="ARCH")
+    str | None,
+    typer.Option(
+        metavar="ARCH",
+        help="A family of the zoo (--list), torchvision:NAME, timm:NAME, or FILE.py:CLASS.",
+    ),
 ]
 Depth = Annotated[int | None, whole("--depth", 1, "Which member of the family.")]
 ArchArgs = Annotated[
-    str | None, typer.Option(metavar="JSON", help="Arguments of the class in FILE.py.")
+    str | None,
+    typer.Option(metavar="JSON", help="Arguments of the class in FILE.py, or of NAME."),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="DEFAULT, or others of torchvision's or timm's own."),
 ]
 Checkpoint = Annotated[
     Path | None,
@@ -140,12 +150,12 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 
 def setup_pruner(arch: str) -> type[BasicPruning]:
-    """The pruner class of an architecture: a family of the zoo, or `FILE.py:CLASS`.
+    """The pruner class of an architecture, whose own one only a family of the zoo has.
 
     Raises:
         PrunerError: there is no such family; the message offers near names.
     """
-    if is_file(arch):
+    if is_file(arch) or is_library_network(arch):
         return BasicPruning
     if arch not in ARCHITECTURES:
         raise PrunerError(
@@ -161,6 +171,7 @@ def prune_command(
     arch: Arch = None,
     depth: Depth = None,
     arch_args: ArchArgs = None,
+    weights: Weights = None,
     checkpoint: Checkpoint = None,
     input_shape: InputShape = None,
     num_classes: NumClasses = None,
@@ -212,7 +223,17 @@ def prune_command(
     if listing:
         return print(as_json(offer())) if json else show_offer()
     job = Job(
-        Request(_given(arch), depth, arch_args, input_shape, num_classes, checkpoint, seed, device),
+        Request(
+            _given(arch),
+            depth,
+            arch_args,
+            input_shape,
+            num_classes,
+            checkpoint,
+            seed,
+            device,
+            weights,
+        ),
         Options(
             prune_pct,
             target,  # type: ignore[arg-type]  # unchecked text, until the budget is made
@@ -300,6 +321,7 @@ def train_command(
     arch: Arch = None,
     depth: Depth = None,
     arch_args: ArchArgs = None,
+    weights: Weights = None,
     checkpoint: Checkpoint = None,
     input_shape: InputShape = None,
     num_classes: NumClasses = None,
@@ -318,7 +340,7 @@ def train_command(
     check_writable(out.parent)
     setup_pruner(_given(arch))
     request = Request(
-        _given(arch), depth, arch_args, input_shape, num_classes, checkpoint, seed, device
+        _given(arch), depth, arch_args, input_shape, num_classes, checkpoint, seed, device, weights
     )
     with redirect_stdout(sys.stderr):
         splits = Data(dataset or SHIPPED_DATASET, data_dir, download).load(input_shape)
@@ -339,6 +361,7 @@ def graph_command(
     arch: Arch = None,
     depth: Depth = None,
     arch_args: ArchArgs = None,
+    weights: Weights = None,
     checkpoint: Checkpoint = None,
     input_shape: InputShape = None,
     num_classes: NumClasses = None,
@@ -359,7 +382,7 @@ def graph_command(
         check_writable(out.parent)
     setup_pruner(_given(arch))
     request = Request(
-        _given(arch), depth, arch_args, input_shape, num_classes, checkpoint, seed, device
+        _given(arch), depth, arch_args, input_shape, num_classes, checkpoint, seed, device, weights
     )
     with redirect_stdout(sys.stderr), stage(f"analysing {request.arch}"):
         network = find_network(request, shipped=False)
@@ -439,7 +462,8 @@ def _interrupts() -> Iterator[list[int]]:
 def _given(arch: str | None) -> str:
     if arch is None:
         raise PrunerError(
-            f"--arch: missing; expected {', '.join(ARCHITECTURES)} or FILE.py:CLASS; "
+            f"--arch: missing; expected {', '.join(ARCHITECTURES)}, "
+            f"torchvision:NAME, timm:NAME or FILE.py:CLASS; "
             f"`python app.py --list` shows all"
         )
     return arch
