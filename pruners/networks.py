@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from pruners.ancestry import record_of
 from pruners.datasets import DataSplits
 from pruners.errors import PrunerError, did_you_mean
 from pruners.libraries import LibraryNetwork, fetching, is_library_network, library_network
@@ -45,7 +46,8 @@ class Network:
     """A network that is ready to be pruned."""
 
     name: str
-    """`ResNet20`, `resnet18` of a library, or the name of the user's class."""
+    """`ResNet20`, `resnet18` of a library, or the name of the user's class (of the network that
+    its generated file came from, as the manifest beside it says)."""
     model: nn.Module
     input_shape: tuple[int, ...]
     """Of one example."""
@@ -194,24 +196,28 @@ def _from_file(request: Request, splits: DataSplits | None) -> Found:
             f"--depth {request.depth}: only for the zoo; a class in a file takes its arguments "
             f"from --arch-args JSON"
         )
+    what = f"--arch {request.arch}"
+    with _no_exit(what, "importing the file"):
+        cls = class_from_file(Path(path), class_name)
+    record = record_of(cls)
     if request.input_shape is not None:
         shape = parsed_shape(request.input_shape)
     elif splits is not None:
         shape = splits.input_shape
+    elif record is not None and record.input_shape is not None:
+        shape = record.input_shape
     else:
         raise PrunerError(
             f"--arch {request.arch}: needs --input-shape, such as 3,32,32 (or a --dataset, "
             f"whose shape it takes)"
         )
-    what = f"--arch {request.arch}"
-    with _no_exit(what, "importing the file"):
-        cls = class_from_file(Path(path), class_name)
     arguments = _arguments(cls, what, request.arch_args)
     if request.num_classes is not None:
         arguments = _with_classes(cls, arguments, request.num_classes)
     with _no_exit(what, "building the network"):
         model = _built(cls, what, arguments)
-    return cls.__name__, model, shape, None
+    name = cls.__name__ if record is None or not record.network else record.network
+    return name, model, shape, None
 
 
 def _from_library(request: Request, splits: DataSplits | None) -> Found:
