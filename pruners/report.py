@@ -209,11 +209,16 @@ def manifest(
     }
 
 
+def home_of(module: str) -> str:
+    """`models/cifar/resnet.py`: the file of a module within its package, never a whole path."""
+    package = module.rpartition(".")[0].replace(".", "/")
+    file = Path(getattr(sys.modules.get(module), "__file__", None) or "a script").name
+    return f"{package}/{file}" if package else file
+
+
 def _origin(cls: type) -> str:
-    """`models/cifar/resnet.py (class ResNet)`: the file within its package, never a whole path."""
-    package = cls.__module__.rpartition(".")[0].replace(".", "/")
-    file = Path(getattr(sys.modules.get(cls.__module__), "__file__", None) or "a script").name
-    return f"{f'{package}/{file}' if package else file} (class {cls.__qualname__})"
+    """`models/cifar/resnet.py (class ResNet)`"""
+    return f"{home_of(cls.__module__)} (class {cls.__qualname__})"
 
 
 def _figures(change: Change) -> dict[str, Any]:
