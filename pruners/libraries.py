@@ -83,10 +83,11 @@ def fetching(arch: str, weights: str | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = getattr(error, "reason", error)
+        # What follows the first sentence is advice that does not apply here.
+        reason = " ".join(str(getattr(error, "reason", error)).split()).split(". ")[0]
         raise PrunerError(
             f"--weights {weights or 'of a part'}: those of {arch} cannot be fetched "
-            f"({' '.join(str(reason).split())[:120].rstrip('.')}); where there is no network, "
+            f"({reason.rstrip('.')}); where there is no network, "
             f"get the file elsewhere and pass it with --checkpoint FILE"
         ) from error
 

@@ -122,7 +122,7 @@ def test_nothing_is_warned_of() -> None:
 
 
 def _no_network(*_: Any, **__: Any) -> None:
-    raise urllib.error.URLError("Name or service not known")
+    raise urllib.error.URLError("Name or service not known. Check your connection.")
 
 
 def _stored(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
