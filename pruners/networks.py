@@ -199,7 +199,12 @@ def _from_file(request: Request, splits: DataSplits | None) -> Found:
     what = f"--arch {request.arch}"
     with _no_exit(what, "importing the file"):
         cls = class_from_file(Path(path), class_name)
-    record = record_of(cls)
+    arguments = _arguments(cls, what, request.arch_args)
+    if request.num_classes is not None:
+        arguments = _with_classes(cls, arguments, request.num_classes)
+    with _no_exit(what, "building the network"):
+        model = _built(cls, what, arguments)
+    record = record_of(type(model))
     if request.input_shape is not None:
         shape = parsed_shape(request.input_shape)
     elif splits is not None:
@@ -211,11 +216,6 @@ def _from_file(request: Request, splits: DataSplits | None) -> Found:
             f"--arch {request.arch}: needs --input-shape, such as 3,32,32 (or a --dataset, "
             f"whose shape it takes)"
         )
-    arguments = _arguments(cls, what, request.arch_args)
-    if request.num_classes is not None:
-        arguments = _with_classes(cls, arguments, request.num_classes)
-    with _no_exit(what, "building the network"):
-        model = _built(cls, what, arguments)
     name = cls.__name__ if record is None or not record.network else record.network
     return name, model, shape, None
 
