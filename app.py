@@ -4,6 +4,7 @@ python app.py --arch resnet --prune-pct 50          a slimmer network, as source
 python app.py demo                                  the same, fine-tuned and measured
 python app.py train --arch resnet --out FILE        weights to prune
 python app.py graph --arch resnet                   which channels go together
+python app.py diff --arch resnet                    original and generated source, side by side
 python app.py --list                                everything on offer
 """
 
@@ -31,7 +32,14 @@ import typer
 from safetensors.torch import save as safetensors_bytes
 
 import models  # noqa: F401  registers the zoo
-from pruners import BasicPruning, Options, PrunerError, VerificationError, __version__, analysis
+from pruners import (
+    BasicPruning,
+    Options,
+    PrunerError,
+    VerificationError,
+    __version__,
+    analysis,
+)
 from pruners.alexnet import AlexNetPruning
 from pruners.analysis import analyse
 from pruners.demo import measure as measure_demo
@@ -41,6 +49,7 @@ from pruners.drawing import check_format, picture
 from pruners.errors import did_you_mean
 from pruners.googlenet import GoogLeNetPruning
 from pruners.job import SHIPPED_DATASET, Data, Job, noted, run_job
+from pruners.libraries import is_library_network
 from pruners.mnasnet import MNASNetPruning
 from pruners.mobilenetv2 import MobileNetV2Pruning
 from pruners.networks import Request, find_network, is_file
@@ -49,6 +58,8 @@ from pruners.report import unknown_operators
 from pruners.resnet import ResNetPruning
 from pruners.se_resnet import SEResNetPruning
 from pruners.shufflenetv2 import ShuffleNetV2Pruning
+from pruners.side_by_side import compared, read_generated
+from pruners.side_by_side import show as show_compared
 from pruners.squeezenet import SqueezeNetPruning
 from pruners.store import check_writable, commit, save_bytes
 from pruners.tables import (
@@ -112,11 +123,20 @@ def percentage(text: str) -> float:
 
 
 Arch = Annotated[
-    str | None, typer.Option(help="A family of the zoo (--list), or FILE.py:CLASS.", metavar="ARCH")
+    str | None,
+    typer.Option(
+        metavar="ARCH",
+        help="A family of the zoo (--list), torchvision:NAME, timm:NAME, or FILE.py:CLASS.",
+    ),
 ]
 Depth = Annotated[int | None, whole("--depth", 1, "Which member of the family.")]
 ArchArgs = Annotated[
-    str | None, typer.Option(metavar="JSON", help="Arguments of the class in FILE.py.")
+    str | None,
+    typer.Option(metavar="JSON", help="Arguments of the class in FILE.py, or of NAME."),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="DEFAULT, or others of torchvision's or timm's own."),
 ]
 Checkpoint = Annotated[
     Path | None,
@@ -133,6 +153,23 @@ DataDir = Annotated[Path, typer.Option(metavar="DIR", help="Where datasets lie."
 Download = Annotated[bool, typer.Option("--download", help="Fetch a dataset that is missing.")]
 Seed = Annotated[int, whole("--seed", 0, "Of all random numbers.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
+PrunePct = Annotated[
+    float,
+    typer.Option(parser=percentage, metavar="PERCENT", help="How much goes: 0 to below 100."),
+]
+TargetName = Annotated[str, typer.Option("--target", help="Percent of params, macs or channels.")]
+Measure = Annotated[str, typer.Option(help="How channels are scored.")]
+Method = Annotated[str, typer.Option(help="Ranked Global or Local.")]
+MinFilters = Annotated[int, whole("--min-filters", 1, "No layer becomes narrower.")]
+RoundTo = Annotated[int, whole("--round-to", 1, "Widths become multiples of this.")]
+Ignore = Annotated[
+    list[str] | None,
+    typer.Option(metavar="GLOB", help="Layers that keep their outputs; repeatable."),
+]
+ExactOnly = Annotated[
+    bool,
+    typer.Option("--exact-only", help="Keep channels that a norm over channels counts."),
+]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the model file and manifest.")]
 WeightsOut = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the weights.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
@@ -140,12 +177,12 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 
 def setup_pruner(arch: str) -> type[BasicPruning]:
-    """The pruner class of an architecture: a family of the zoo, or `FILE.py:CLASS`.
+    """The pruner class of an architecture, whose own one only a family of the zoo has.
 
     Raises:
         PrunerError: there is no such family; the message offers near names.
     """
-    if is_file(arch):
+    if is_file(arch) or is_library_network(arch):
         return BasicPruning
     if arch not in ARCHITECTURES:
         raise PrunerError(
@@ -161,29 +198,21 @@ def prune_command(
     arch: Arch = None,
     depth: Depth = None,
     arch_args: ArchArgs = None,
+    weights: Weights = None,
     checkpoint: Checkpoint = None,
     input_shape: InputShape = None,
     num_classes: NumClasses = None,
     dataset: DatasetName = None,
     data_dir: DataDir = Path("data"),
     download: Download = False,
-    prune_pct: Annotated[
-        float,
-        typer.Option(parser=percentage, metavar="PERCENT", help="How much goes: 0 to below 100."),
-    ] = 50,
-    target: Annotated[str, typer.Option(help="Percent of params, macs or channels.")] = "params",
-    measure: Annotated[str, typer.Option(help="How channels are scored.")] = "ChannelNorm",
-    method: Annotated[str, typer.Option(help="Ranked Global or Local.")] = "Global",
-    min_filters: Annotated[int, whole("--min-filters", 1, "No layer becomes narrower.")] = 2,
-    round_to: Annotated[int, whole("--round-to", 1, "Widths become multiples of this.")] = 1,
-    ignore: Annotated[
-        list[str] | None,
-        typer.Option(metavar="GLOB", help="Layers that keep their outputs; repeatable."),
-    ] = None,
-    exact_only: Annotated[
-        bool,
-        typer.Option("--exact-only", help="Keep channels that a norm over channels counts."),
-    ] = False,
+    prune_pct: PrunePct = 50,
+    target: TargetName = "params",
+    measure: Measure = "ChannelNorm",
+    method: Method = "Global",
+    min_filters: MinFilters = 2,
+    round_to: RoundTo = 1,
+    ignore: Ignore = None,
+    exact_only: ExactOnly = False,
     finetune_epochs: Annotated[
         int, whole("--finetune-epochs", 0, "Train the pruned network on the dataset.")
     ] = 0,
@@ -212,17 +241,19 @@ def prune_command(
     if listing:
         return print(as_json(offer())) if json else show_offer()
     job = Job(
-        Request(_given(arch), depth, arch_args, input_shape, num_classes, checkpoint, seed, device),
-        Options(
-            prune_pct,
-            target,  # type: ignore[arg-type]  # unchecked text, until the budget is made
-            measure,
-            method,
-            min_filters,
-            round_to,
-            tuple(ignore or ()),
+        Request(
+            _given(arch),
+            depth,
+            arch_args,
+            input_shape,
+            num_classes,
+            checkpoint,
             seed,
-            exact_only,
+            device,
+            weights,
+        ),
+        _options(
+            prune_pct, target, measure, method, min_filters, round_to, ignore, seed, exact_only
         ),
         Data(dataset, data_dir, download) if dataset is not None else None,
         finetune_epochs,
@@ -242,6 +273,30 @@ def prune_command(
     if dry_run:
         note("dry run: nothing was written")
     return None
+
+
+def _options(
+    prune_pct: float,
+    target: str,
+    measure: str,
+    method: str,
+    min_filters: int,
+    round_to: int,
+    ignore: list[str] | None,
+    seed: int,
+    exact_only: bool,
+) -> Options:
+    return Options(
+        prune_pct,
+        target,  # type: ignore[arg-type]  # unchecked text, until the budget is made
+        measure,
+        method,
+        min_filters,
+        round_to,
+        tuple(ignore or ()),
+        seed,
+        exact_only,
+    )
 
 
 def _check_decorators(job: Job) -> None:
@@ -300,6 +355,7 @@ def train_command(
     arch: Arch = None,
     depth: Depth = None,
     arch_args: ArchArgs = None,
+    weights: Weights = None,
     checkpoint: Checkpoint = None,
     input_shape: InputShape = None,
     num_classes: NumClasses = None,
@@ -318,7 +374,7 @@ def train_command(
     check_writable(out.parent)
     setup_pruner(_given(arch))
     request = Request(
-        _given(arch), depth, arch_args, input_shape, num_classes, checkpoint, seed, device
+        _given(arch), depth, arch_args, input_shape, num_classes, checkpoint, seed, device, weights
     )
     with redirect_stdout(sys.stderr):
         splits = Data(dataset or SHIPPED_DATASET, data_dir, download).load(input_shape)
@@ -339,6 +395,7 @@ def graph_command(
     arch: Arch = None,
     depth: Depth = None,
     arch_args: ArchArgs = None,
+    weights: Weights = None,
     checkpoint: Checkpoint = None,
     input_shape: InputShape = None,
     num_classes: NumClasses = None,
@@ -359,7 +416,7 @@ def graph_command(
         check_writable(out.parent)
     setup_pruner(_given(arch))
     request = Request(
-        _given(arch), depth, arch_args, input_shape, num_classes, checkpoint, seed, device
+        _given(arch), depth, arch_args, input_shape, num_classes, checkpoint, seed, device, weights
     )
     with redirect_stdout(sys.stderr), stage(f"analysing {request.arch}"):
         network = find_network(request, shipped=False)
@@ -374,6 +431,76 @@ def graph_command(
         with noted(out, ctx.obj):
             commit({out: picture(graph, out)})
         print(f"\n{out}  the layers in the colours of their groups")
+
+
+@app.command("diff")
+def diff_command(
+    ctx: typer.Context,
+    arch: Arch = None,
+    depth: Depth = None,
+    arch_args: ArchArgs = None,
+    weights: Weights = None,
+    checkpoint: Checkpoint = None,
+    input_shape: InputShape = None,
+    num_classes: NumClasses = None,
+    prune_pct: PrunePct = 50,
+    target: TargetName = "params",
+    measure: Measure = "ChannelNorm",
+    method: Method = "Global",
+    min_filters: MinFilters = 2,
+    round_to: RoundTo = 1,
+    ignore: Ignore = None,
+    exact_only: ExactOnly = False,
+    file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A generated file, instead of pruning."),
+    ] = None,
+    context: Annotated[int, whole("--context", 0, "Lines alike around those that differ.")] = 3,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    debug: Debug = False,
+) -> None:
+    """Show the original source and the generated one side by side; write nothing."""
+    pruner_class = setup_pruner(_given(arch))
+    request = Request(
+        _given(arch), depth, arch_args, input_shape, num_classes, checkpoint, seed, device, weights
+    )
+    options = _options(
+        prune_pct, target, measure, method, min_filters, round_to, ignore, seed, exact_only
+    )
+    options.budget()
+    if file is not None:
+        _refuse_given(
+            ctx, _SELECTION, f"has no effect beside --file {file}, which is pruned already"
+        )
+    with redirect_stdout(sys.stderr):
+        text = read_generated(file) if file is not None else None
+        with stage(f"loading {request.arch}"):
+            network = find_network(request)
+        if file is None or text is None:
+            with stage(f"pruning {network.name} by {prune_pct:g} percent"):
+                pruner = pruner_class(
+                    network.model, network.example_inputs(seed), options, netName=network.name
+                )
+                text = pruner.run().source
+            file = Path(f"{pruner.fileName}.py")
+        parts = compared(network.model, text, file.name)
+    show_compared(parts, context)
+    if all(part.alike for part in parts):
+        note("nothing differs")
+
+
+_SELECTION = (
+    "prune_pct",
+    "target",
+    "measure",
+    "method",
+    "min_filters",
+    "round_to",
+    "ignore",
+    "exact_only",
+)
+"""The parameters of a command that say what is pruned."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -439,7 +566,8 @@ def _interrupts() -> Iterator[list[int]]:
 def _given(arch: str | None) -> str:
     if arch is None:
         raise PrunerError(
-            f"--arch: missing; expected {', '.join(ARCHITECTURES)} or FILE.py:CLASS; "
+            f"--arch: missing; expected {', '.join(ARCHITECTURES)}, "
+            f"torchvision:NAME, timm:NAME or FILE.py:CLASS; "
             f"`python app.py --list` shows all"
         )
     return arch
@@ -447,11 +575,16 @@ def _given(arch: str | None) -> str:
 
 def _refuse_options(ctx: typer.Context) -> None:
     """Options before the name of a subcommand would have no effect."""
-    for name in ctx.params:
+    names = [name for name in ctx.params if name != "debug"]
+    _refuse_given(ctx, names, f"put it after {ctx.invoked_subcommand}")
+
+
+def _refuse_given(ctx: typer.Context, names: Sequence[str], why: str) -> None:
+    """PrunerError where one of these parameters was given on the command line."""
+    for name in names:
         source = ctx.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE" and name != "debug":
-            option = "--" + name.replace("_", "-")
-            raise PrunerError(f"{option}: put it after {ctx.invoked_subcommand}")
+        if source is not None and source.name == "COMMANDLINE":
+            raise PrunerError(f"--{name.replace('_', '-')}: {why}")
 
 
 if __name__ == "__main__":

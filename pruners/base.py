@@ -12,7 +12,7 @@ import keyword
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from pruners.analysis import analyse, positional_examples
+from pruners.ancestry import pruned_before, record_of
 from pruners.channel_graph import ChannelGraph, Kept, Units, kept_of
 from pruners.errors import PrunerError
 from pruners.given import check_examples, check_given, hooked
@@ -73,9 +74,11 @@ class BasicPruning:
 
     Attributes:
         fileName: stem of the generated files (`resnet20_50`); by default the network's name in
-            lower case and the percentage.
-        netName: name of the network (`ResNet20`), by default its class's; in lower case the name
-            of the generated factory.
+            lower case and the percentage (`resnet20_50_30` for what comes from `resnet20_50.py`).
+        netName: name of the network (`ResNet20`), by default its class's, or what the manifest
+            beside its generated file says; in lower case the name of the generated factory.
+        before: the original network, where the class comes from a generated file; `unknown_before`
+            says why nothing is known although there is a manifest.
 
     Args:
         model: the network; it is not changed.
@@ -106,11 +109,14 @@ class BasicPruning:
         check_examples(model, [nested_tensors(example) for example in self.examples])
         self.example_inputs = self.examples[0]
         self.options = options
-        self.netName = netName or self.netName or type(model).__name__
+        record = record_of(type(model))
+        known, stem = (record.network, record.path.stem) if record is not None else ("", "")
+        self.netName = netName or self.netName or known or type(model).__name__
         percent = f"{options.prune_pct:g}".replace(".", "_").replace("-", "_")
         self.fileName = checked_name(
-            fileName or self.fileName or f"{self.netName.lower()}_{percent}"
+            fileName or self.fileName or f"{stem or self.netName.lower()}_{percent}"
         )
+        self.before, self.unknown_before = pruned_before(model)
 
     def run(self) -> PruningResult:
         """Graph, scores and selection; source, weights and verification follow on request."""
@@ -215,15 +221,21 @@ class PruningResult:
         """Figures before and after, widths, and why layers kept what they kept."""
         pruning, model = self.pruning, self.pruning.model
         on_meta = all(tape.meta for tape in self.trace.tapes)
-        return report_on(
+        unknown_before = [pruning.unknown_before] if pruning.unknown_before else []
+        report = report_on(
             pruning.netName,
             (model, self._built("meta") if on_meta else self.model),
             pruning.example_inputs,
             asdict(pruning.options),
             (self.graph, self.units, self.kept),
             self.counted,
-            (*self.writer.warnings, *(f"{path}: its hooks are left out" for path in hooked(model))),
+            (
+                *self.writer.warnings,
+                *(f"{path}: its hooks are left out" for path in hooked(model)),
+                *unknown_before,
+            ),
         )
+        return replace(report, before=pruning.before)
 
     def save(
         self,

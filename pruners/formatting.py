@@ -10,6 +10,7 @@ from ruff.__main__ import find_ruff_bin
 from pruners.errors import WriterError
 
 LINE_LENGTH = 100
+_STYLE = ("--isolated", "--line-length", str(LINE_LENGTH), "--stdin-filename", "generated.py")
 
 
 def format_source(code: str) -> str:
@@ -18,11 +19,19 @@ def format_source(code: str) -> str:
     Raises:
         WriterError: the code does not parse, or ruff finds something that it cannot mend.
     """
-    style = ("--isolated", "--line-length", str(LINE_LENGTH), "--stdin-filename", "generated.py")
     # A kept method may assign a variable that it never reads; the assigned call stays.
     unused = ("--config", 'lint.extend-safe-fixes = ["F841"]')
-    fixed = _ruff(("check", *style, *unused, "--select", "F,I", "--fix", "--quiet", "-"), code)
-    return _ruff(("format", *style, "-"), fixed)
+    fixed = _ruff(("check", *_STYLE, *unused, "--select", "F,I", "--fix", "--quiet", "-"), code)
+    return formatted(fixed)
+
+
+def formatted(code: str) -> str:
+    """As generated files are formatted; nothing else changes.
+
+    Raises:
+        WriterError: the code does not parse.
+    """
+    return _ruff(("format", *_STYLE, "-"), code)
 
 
 def _ruff(arguments: tuple[str, ...], code: str) -> str:

@@ -14,6 +14,7 @@ from torch import nn
 from pruners.base import BasicPruning, Options, PruningResult, Saved, checked_name
 from pruners.datasets import DATASETS, DataSplits, load_dataset
 from pruners.errors import PrunerError
+from pruners.libraries import is_library_network
 from pruners.networks import Network, Request, find_network, parsed_shape
 from pruners.progress import note, stage
 from pruners.scoring import measure_named
@@ -170,9 +171,10 @@ def _check(job: Job) -> None:
 def _told(network: Network, splits: DataSplits | None, job: Job) -> DataSplits | None:
     """Says what the user may not expect of the weights; returns the dataset, which they imply."""
     if network.weights == "random":
+        library = is_library_network(job.request.arch)
         note(
             f"note: {network.name} has random weights (seed {job.request.seed}); "
-            f"--checkpoint FILE loads trained ones"
+            f"{'--weights DEFAULT or ' if library else ''}--checkpoint FILE loads trained ones"
         )
     if network.weights == "shipped":
         if splits is None:

@@ -1,4 +1,4 @@
-"""Which network a command line means, with its weights: of the zoo, or a class in a file."""
+"""Which network a command line means, with its weights: of the zoo, a library, or a file."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from pruners.ancestry import record_of
 from pruners.datasets import DataSplits
 from pruners.errors import PrunerError, did_you_mean
+from pruners.libraries import LibraryNetwork, fetching, is_library_network, library_network
 from pruners.loading import class_from_file
 from pruners.registry import MODELS, ModelEntry
 from pruners.store import load_checkpoint
@@ -25,16 +27,18 @@ class Request:
     """What the options say about the network, as they were typed."""
 
     arch: str
-    """A family of the zoo, or FILE.py:CLASS."""
+    """A family of the zoo, torchvision:NAME, timm:NAME, or FILE.py:CLASS."""
     depth: int | None = None
     arch_args: str | None = None
-    """JSON object: the arguments of a user's class."""
+    """JSON object: the arguments of a user's class, or of a library's network."""
     input_shape: str | None = None
     """`3,32,32`"""
     num_classes: int | None = None
     checkpoint: Path | None = None
     seed: int = 0
     device: str = "cpu"
+    weights: str | None = None
+    """Of a library's network: `DEFAULT`, or as the library calls them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +46,12 @@ class Network:
     """A network that is ready to be pruned."""
 
     name: str
-    """`ResNet20`, or the name of the user's class."""
+    """`ResNet20`, `resnet18` of a library, or the name of the user's class (of the network that
+    its generated file came from, as the manifest beside it says)."""
     model: nn.Module
     input_shape: tuple[int, ...]
     """Of one example."""
-    weights: Literal["random", "shipped", "checkpoint"]
+    weights: Literal["random", "shipped", "pretrained", "checkpoint"]
     device: torch.device
 
     def example_inputs(self, seed: int = 0, batch: int = 2) -> Tensor:
@@ -63,18 +68,24 @@ def find_network(
     A network of the zoo gets its input shape and number of classes from the request, else from
     the dataset, else from the registry; without a depth, it is the member of its family that is
     made for images of about that size. One of its default shape takes the weights that ship with
-    it (unless `shipped` is False, or the request names a checkpoint); without either, weights are
-    drawn with the seed.
+    it (unless `shipped` is False, or the request names a checkpoint); one of a library takes those
+    that the request names. Without any, weights are drawn with the seed.
 
     Raises:
         PrunerError: there is no such network, it cannot be built as asked, or its checkpoint
             cannot be read or is of another network.
     """
     device = checked_device(request.device)
-    build = _from_file if is_file(request.arch) else _from_zoo
+    library = is_library_network(request.arch)
+    if request.weights is not None and (request.checkpoint is not None or not library):
+        why = "only for torchvision:NAME and timm:NAME" if not library else "not both"
+        raise PrunerError(f"--weights {request.weights}: {why}; --checkpoint FILE loads weights")
+    build = _from_library if library else _from_file if is_file(request.arch) else _from_zoo
     torch.manual_seed(request.seed)
     name, model, shape, path = build(request, splits)
-    weights: Literal["random", "shipped", "checkpoint"] = "random"
+    weights: Literal["random", "shipped", "pretrained", "checkpoint"] = "random"
+    if request.weights is not None:
+        weights = "pretrained"
     if request.checkpoint is not None:
         load_checkpoint(model, request.checkpoint)
         weights = "checkpoint"
@@ -85,8 +96,8 @@ def find_network(
 
 
 def is_file(arch: str) -> bool:
-    """Whether `--arch` names a file rather than a family of the zoo."""
-    return ":" in arch or arch.endswith(".py")
+    """Whether `--arch` names a file rather than a family of the zoo or a library's network."""
+    return (":" in arch or arch.endswith(".py")) and not is_library_network(arch)
 
 
 def parsed_shape(text: str) -> tuple[int, ...]:
@@ -129,7 +140,8 @@ Found = tuple[str, nn.Module, tuple[int, ...], Path | None]
 def _from_zoo(request: Request, splits: DataSplits | None) -> Found:
     if request.arch_args is not None:
         raise PrunerError(
-            f"--arch-args: only for FILE.py:CLASS; --arch {request.arch} takes --depth, "
+            f"--arch-args: only for FILE.py:CLASS, torchvision:NAME and timm:NAME; "
+            f"--arch {request.arch} takes --depth, "
             f"--num-classes and --input-shape"
         )
     family = {n: e for n, e in MODELS.items() if e["family"] == request.arch}
@@ -184,15 +196,6 @@ def _from_file(request: Request, splits: DataSplits | None) -> Found:
             f"--depth {request.depth}: only for the zoo; a class in a file takes its arguments "
             f"from --arch-args JSON"
         )
-    if request.input_shape is not None:
-        shape = parsed_shape(request.input_shape)
-    elif splits is not None:
-        shape = splits.input_shape
-    else:
-        raise PrunerError(
-            f"--arch {request.arch}: needs --input-shape, such as 3,32,32 (or a --dataset, "
-            f"whose shape it takes)"
-        )
     what = f"--arch {request.arch}"
     with _no_exit(what, "importing the file"):
         cls = class_from_file(Path(path), class_name)
@@ -201,10 +204,84 @@ def _from_file(request: Request, splits: DataSplits | None) -> Found:
         arguments = _with_classes(cls, arguments, request.num_classes)
     with _no_exit(what, "building the network"):
         model = _built(cls, what, arguments)
-    return cls.__name__, model, shape, None
+    record = record_of(type(model))
+    if request.input_shape is not None:
+        shape = parsed_shape(request.input_shape)
+    elif splits is not None:
+        shape = splits.input_shape
+    elif record is not None and record.input_shape is not None:
+        shape = record.input_shape
+    else:
+        raise PrunerError(
+            f"--arch {request.arch}: needs --input-shape, such as 3,32,32 (or a --dataset, "
+            f"whose shape it takes)"
+        )
+    name = cls.__name__ if record is None or not record.network else record.network
+    return name, model, shape, None
 
 
-def _arguments(cls: type[nn.Module], what: str, text: str | None) -> dict[str, Any]:
+def _from_library(request: Request, splits: DataSplits | None) -> Found:
+    what = f"--arch {request.arch}"
+    if request.depth is not None:
+        raise PrunerError(
+            f"--depth {request.depth}: only for the zoo; expected a name with its depth, such as "
+            f"torchvision:resnet50"
+        )
+    network = library_network(request.arch, request.weights)
+    if splits is not None and network.task != "classification":
+        raise PrunerError(
+            f"--dataset {splits.name}: has images of classes, {network.name} is for "
+            f"{network.task}; leave it out"
+        )
+    arguments = _arguments(network.build, what, request.arch_args)
+    for name in network.reserved:
+        if name in arguments:
+            raise PrunerError(
+                f"--arch-args: {name} is not the network's; expected --weights NAME, or "
+                f"--checkpoint FILE"
+            )
+    shape = _library_shape(request, splits, network, arguments)
+    if network.channels_argument and shape[0] != network.input_shape[0]:
+        arguments.setdefault(network.channels_argument, shape[0])
+    fixed = network.classes_of_weights
+    wanted = arguments.get("num_classes", request.num_classes)
+    if fixed is not None and wanted is not None and wanted != fixed:
+        raise PrunerError(
+            f"--num-classes {wanted}: the weights {request.weights} of {network.name} have "
+            f"{fixed}; leave out one of the two"
+        )
+    if request.num_classes is not None:
+        arguments = _with_classes(network.build, arguments, request.num_classes)
+    elif splits is not None and request.weights is None:
+        arguments.setdefault("num_classes", splits.num_classes)
+    with fetching(request.arch, request.weights):
+        model = _built(
+            network.build, what, {**network.arguments, **arguments, **network.weights}, OSError
+        )
+    return network.name, model, shape, None
+
+
+def _library_shape(
+    request: Request,
+    splits: DataSplits | None,
+    network: LibraryNetwork,
+    arguments: Mapping[str, Any],
+) -> tuple[int, ...]:
+    expected = network.shape_for(arguments)
+    if request.input_shape is None:
+        return expected if splits is None else splits.input_shape
+    shape = parsed_shape(request.input_shape)
+    if len(shape) != len(expected):
+        video = network.task == "video"
+        raise PrunerError(
+            f"--input-shape {request.input_shape}: {network.name} takes "
+            f"{'videos' if video else 'images'}; expected channels,{' frames,' if video else ''} "
+            f"height and width, such as {','.join(map(str, expected))}"
+        )
+    return shape
+
+
+def _arguments(cls: Callable[..., nn.Module], what: str, text: str | None) -> dict[str, Any]:
     """The arguments of the constructor, checked against its signature."""
     arguments = _json_object(text) if text is not None else {}
     parameters = _parameters(cls)
@@ -229,7 +306,7 @@ def _arguments(cls: type[nn.Module], what: str, text: str | None) -> dict[str, A
 
 
 def _with_classes(
-    cls: type[nn.Module], arguments: dict[str, Any], num_classes: int
+    cls: Callable[..., nn.Module], arguments: dict[str, Any], num_classes: int
 ) -> dict[str, Any]:
     parameters = _parameters(cls)
     takes = "num_classes" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -242,7 +319,7 @@ def _with_classes(
     return {**arguments, "num_classes": num_classes}
 
 
-def _parameters(cls: type[nn.Module]) -> dict[str, inspect.Parameter]:
+def _parameters(cls: Callable[..., nn.Module]) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(cls).parameters)
 
 
@@ -259,10 +336,16 @@ def _json_object(text: str) -> dict[str, Any]:
     return value
 
 
-def _built(cls: Callable[..., nn.Module], what: str, arguments: dict[str, Any]) -> nn.Module:
+def _built(
+    cls: Callable[..., nn.Module],
+    what: str,
+    arguments: dict[str, Any],
+    through: type[Exception] = PrunerError,
+) -> nn.Module:
+    """The network; errors of the kind `through` are the caller's to explain."""
     try:
         return cls(**arguments)
-    except PrunerError:
+    except (PrunerError, through):
         raise
     except Exception as error:
         raise PrunerError(

@@ -714,7 +714,8 @@ def convolution(n: Notes, call: Call) -> Labels:
     for layer in n.others(x, dim):
         left = n.without(layer, range(dim, x.dim()), "is convolved over")
         if left is not None:
-            result.append(left.narrow(dim, 0, 1).expand(call.out.shape))
+            # Its positions are not those of the input: it has neither, until it is expanded.
+            result.append(collapse(left, range(dim, x.dim())).expand(call.out.shape))
     return tuple(result)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pruners.ancestry import Before
 from pruners.channel_graph import Axis, ChannelGraph, Kept, Units, UnknownOperator
 from pruners.metrics import count_macs, count_parameters
 from pruners.verify import Outcome
@@ -55,6 +56,8 @@ class Report:
     renormalised: tuple[str, ...]
     """Places of the operators whose result depends on how many of the pruned channels there are."""
     warnings: tuple[str, ...]
+    before: Before | None = None
+    """The original network, where this is not the first step."""
 
 
 def report_on(
@@ -124,20 +127,44 @@ def header(
     """The docstring of a generated file: what it is, from what, how much smaller, how to load."""
     shape = ", ".join("x".join(str(n) for n in s) for s in report.input_shapes)
     parameters, macs, options = report.parameters, report.macs, report.options
+    first = report.before is None
+    pruned = "pruned" if first else "pruned again"
+    compared = "the original" if first else "the network before this step"
     return "\n".join(
         (
-            f"{report.network}, pruned: {parameters.before:,} -> {parameters.after:,} parameters "
-            f"(-{parameters.removed_pct:.1f} %),",
+            f"{report.network}, {pruned}: {parameters.before:,} -> {parameters.after:,} "
+            f"parameters (-{parameters.removed_pct:.1f} %),",
             f"{_si(macs.before)} -> {_si(macs.after)} multiply-accumulates at {shape}.",
+            *_original(report),
             "",
-            f"Generated from {report.origin}; edit freely.",
+            *_generated_from(report),
             f"Measure {options['measure']}, method {options['method']}.",
-            *([f"Verified against the original: see {stem}.json."] if verified else []),
+            *([f"Verified against {compared}: see {stem}.json."] if verified else []),
             "",
             f"    from {stem} import {factory}",
             f'    model = {factory}(weights="{weights_name}")',
         )
     )
+
+
+def _original(report: Report) -> list[str]:
+    """Figures of the original network, where this is not the first step."""
+    before = report.before
+    if before is None:
+        return []
+    # Multiply-accumulates of images of another size would be no comparison.
+    macs = f", {_si(before.macs)} multiply-accumulates"
+    compares = before.input_shapes == report.input_shapes
+    return [f"The original network: {before.parameters:,} parameters{macs if compares else ''}."]
+
+
+def _generated_from(report: Report) -> list[str]:
+    if report.before is None:
+        return [f"Generated from {report.origin}; edit freely."]
+    return [
+        f"Generated from {report.origin},",
+        f"which goes back to {report.before.original}; edit freely.",
+    ]
 
 
 def manifest(
@@ -147,10 +174,16 @@ def manifest(
 
     Args:
         contents: the files that it describes, by name.
+        kept: indices in the network that was pruned; where that was a generated file, the manifest
+            has those in the original network.
     """
+    before = report.before
+    if before is not None:
+        kept = before.composed(kept)
     return {
         "network": report.network,
         "generated_from": report.origin,
+        **({} if before is None else {"pruned_before": before.described()}),
         "versions": {"pruners": __version__, "torch": torch.__version__},
         "options": {k: list(v) if isinstance(v, tuple) else v for k, v in report.options.items()},
         "input_shapes": [list(shape) for shape in report.input_shapes],
@@ -176,11 +209,16 @@ def manifest(
     }
 
 
+def home_of(module: str) -> str:
+    """`models/cifar/resnet.py`: the file of a module within its package, never a whole path."""
+    package = module.rpartition(".")[0].replace(".", "/")
+    file = Path(getattr(sys.modules.get(module), "__file__", None) or "a script").name
+    return f"{package}/{file}" if package else file
+
+
 def _origin(cls: type) -> str:
-    """`models/cifar/resnet.py (class ResNet)`: the file within its package, never a whole path."""
-    package = cls.__module__.rpartition(".")[0].replace(".", "/")
-    file = Path(getattr(sys.modules.get(cls.__module__), "__file__", None) or "a script").name
-    return f"{f'{package}/{file}' if package else file} (class {cls.__qualname__})"
+    """`models/cifar/resnet.py (class ResNet)`"""
+    return f"{home_of(cls.__module__)} (class {cls.__qualname__})"
 
 
 def _figures(change: Change) -> dict[str, Any]:

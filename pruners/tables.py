@@ -15,6 +15,7 @@ from pruners.channel_graph import ChannelGraph
 from pruners.datasets import DATASETS
 from pruners.explain import printable
 from pruners.job import Finished
+from pruners.libraries import OFFERED
 from pruners.methods import PRUNING_METHODS, TARGETS
 from pruners.registry import MODELS
 from pruners.report import manifest
@@ -138,6 +139,7 @@ def offer() -> dict[str, Any]:
             depths.append(entry["depth"])
     return {
         "arch": {family: sorted(depths) for family, depths in families.items()},
+        "libraries": dict(OFFERED),
         "dataset": {
             name: {
                 "input_shape": list(entry["shape"]),
@@ -163,6 +165,8 @@ def show_offer() -> None:
         shapes = " or ".join("x".join(map(str, size)) for size in dict.fromkeys(sizes))
         about = f"--depth {', '.join(map(str, depths))}" if depths else f"for {shapes}"
         table.add_row("--arch", family, about)
+    for library, about in offered["libraries"].items():
+        table.add_row("--arch", f"{library}:NAME", about)
     table.add_row("--arch", "FILE.py:CLASS", "your own network; --arch-args JSON, --input-shape")
     for name, entry in offered["dataset"].items():
         shape = "x".join(map(str, entry["input_shape"]))

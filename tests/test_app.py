@@ -238,7 +238,7 @@ NET = ("--arch", "nets.py:Net", "--input-shape", "3,32,32")
         ("--arch resnet --input-shape 3x32", "--input-shape 3x32: expected channels, height .*"),
         ("--arch resnet --input-shape 3,0,9", "--input-shape 3,0,9: expected channels, height .*"),
         ("--arch resnet --input-shape 32", "--input-shape 32: ResNet20 takes images; .*"),
-        ("--arch resnet --arch-args {}", "--arch-args: only for FILE.py:CLASS; .*"),
+        ("--arch resnet --arch-args {}", "--arch-args: only for FILE.py:CLASS, .*"),
         ("--arch resnet --foo", "No such option: --foo.*"),
         ("--arch resnet train", "--arch: put it after train"),
         ("prune", "No such command 'prune'.*"),
