@@ -23,6 +23,7 @@ from types import ModuleType
 import libcst as cst
 
 from pruners.errors import WriterError
+from pruners.freshness import Stamp, check_current, stamp
 
 # This project's packages: nothing of theirs may be imported by a generated file.
 OWN_PACKAGES = frozenset({"pruners", "models", "app"})
@@ -52,6 +53,7 @@ class ModuleSource:
                 f"class {cls.__qualname__}: not at the top level of {self.name}, so its source may "
                 f"use names of the function around it; move it to the top level of a file"
             )
+        check_current(cls)
         return node
 
 
@@ -64,11 +66,11 @@ def module_source(name: str) -> ModuleSource:
     module = sys.modules.get(name)
     if module is None:
         raise WriterError(f"module {name}: not imported, so its source cannot be read")
-    return _parse(module)
+    return _parse(module, stamp(getattr(module, "__file__", None)))
 
 
 @cache
-def _parse(module: ModuleType) -> ModuleSource:
+def _parse(module: ModuleType, _: Stamp) -> ModuleSource:
     try:
         text = inspect.getsource(module)
     except (OSError, TypeError) as error:
@@ -76,7 +78,13 @@ def _parse(module: ModuleType) -> ModuleSource:
             f"module {module.__name__}: has no source file; put its classes into a .py file"
         ) from error
     source = ModuleSource(module.__name__)
-    tree = cst.parse_module(text)
+    try:
+        tree = cst.parse_module(text)
+    except cst.ParserSyntaxError as error:
+        raise WriterError(
+            f"module {module.__name__}: its source cannot be read as Python (line "
+            f"{error.raw_line}); expected the file that was imported"
+        ) from error
     for place, statement in enumerate(tree.body):
         for name in defined_names(statement):
             source.definitions[name] = statement
