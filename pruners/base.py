@@ -275,7 +275,9 @@ class PruningResult:
             tape = next(t for t in self.trace.tapes if t.example == example and not t.training)
             expected = restricted(model, self.trace, self.kept, tape)
         else:
-            expected = expected_outputs(pruning.original, self.kept, inputs)
+            expected = expected_outputs(
+                pruning.sourced.oracle or pruning.original, self.kept, inputs
+            )
         return Case(
             name=pruning.fileName,
             source=self.source,

@@ -13,6 +13,7 @@ import hashlib
 import keyword
 import linecache
 import sys
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from pruners.expressions import is_writable
 from pruners.formatting import format_source
 from pruners.freshness import Stamp, functions_of, stamp
 from pruners.graph_text import Forward, GraphError, forward_of
-from pruners.graph_trace import trace_forward
+from pruners.graph_trace import is_guard, trace_forward
 from pruners.loading import import_source
 from pruners.tracing import (
     State,
@@ -56,6 +57,8 @@ class Sourced:
     """What is to be said of classes that were written from their graph, a line each."""
     unreadable: str = ""
     """Why a class has no source and cannot be given one; then the network is the original."""
+    oracle: nn.Module | None = None
+    """What a verification compares with, where it cannot be the original."""
 
 
 @dataclass(slots=True)
@@ -97,6 +100,8 @@ class _UnwritableError(Exception):
 def _lacks_source(path: str, module: nn.Module) -> bool:
     """Whether the file that a class says it is from does not hold it."""
     cls = type(module)
+    if is_guard(module):
+        return False
     if isinstance(module, fx.GraphModule) or "forward" in vars(module):
         return True
     if cls is nn.Module:
@@ -183,7 +188,8 @@ def _written(
     _compare(network, result, examples)
     said = dict.fromkeys(c.name for c in classes.values() if c.forward is not None)
     head = [f"{name}: written from the traced graph, as the class has no source" for name in said]
-    return Sourced(result, (*head, *notes))
+    # An exported network cannot be set to evaluation; it was compared above as it is.
+    return Sourced(result, (*head, *notes), oracle=result if "eval" in vars(network) else None)
 
 
 def _kind(module: nn.Module) -> type:
@@ -295,7 +301,10 @@ def _name(
         if entry is None:
             continue
         text = tuple(_dumped(f) for f in (entry.forward, entry.trained))
-        key = (entry.original, entry.base, text, block_spec(module))
+        key: tuple[Any, ...] = (entry.original, entry.base, text, block_spec(module))
+        if entry.forward is None:  # without one, what it holds says what it is
+            tensors = (*module._parameters.items(), *module._buffers.items())
+            key += tuple((name, tensor is None or tensor.dim()) for name, tensor in tensors)
         if key not in names:
             last = path.rpartition(".")[2]
             own = entry.original.__name__
@@ -354,10 +363,9 @@ def _made(classes: Mapping[int, _Class]) -> dict[str, type]:
 def _definition(entry: _Class) -> ast.ClassDef:
     body: list[ast.stmt] = []
     if entry.forward is not None:
-        statements = list(entry.forward.body)
+        statements = entry.forward.body
         if entry.trained is not None:
-            training = ast.Attribute(ast.Name("self", ast.Load()), "training", ast.Load())
-            statements.insert(0, ast.If(training, list(entry.trained.body), []))
+            statements = _by_mode(entry.trained.body, entry.forward.body)
         body.append(ast.FunctionDef("forward", entry.forward.arguments, statements, []))
     doc = ast.Expr(ast.Constant(_docstring(entry.original)))
     base = ast.parse(f"nn.{entry.base.__name__}", mode="eval").body
@@ -367,6 +375,21 @@ def _definition(entry: _Class) -> ast.ClassDef:
             f"does not name; put the class into a .py file"
         )
     return ast.ClassDef(entry.name, [base], [], [doc, *body], [])
+
+
+def _by_mode(trained: list[ast.stmt], evaluated: list[ast.stmt]) -> list[ast.stmt]:
+    """Statements that do the one or the other, what both begin and end with written once."""
+    a, b = ([ast.dump(statement) for statement in body] for body in (trained, evaluated))
+    shorter = min(len(a), len(b))
+    head = next((i for i in range(shorter) if a[i] != b[i]), shorter)
+    tail = next((i for i in range(shorter - head) if a[-1 - i] != b[-1 - i]), shorter - head)
+    training = ast.Attribute(ast.Name("self", ast.Load()), "training", ast.Load())
+    then, otherwise = (body[head : len(body) - tail] for body in (trained, evaluated))
+    if tail == 0 and then:  # it returns
+        return [*evaluated[:head], ast.If(training, then, []), *otherwise]
+    test = training if then else ast.UnaryOp(ast.Not(), training)
+    branch = ast.If(test, then or otherwise, otherwise if then else [])
+    return [*evaluated[:head], branch, *evaluated[len(evaluated) - tail :]]
 
 
 def _docstring(cls: type) -> str:
@@ -404,6 +427,7 @@ def _rebuilt(
     children = {
         name: None if child is None else _rebuilt(child, classes, made, kinds, done)
         for name, child in module._modules.items()
+        if not is_guard(child)
     }
     entry = classes.get(id(module))
     same = all(child is module._modules[name] for name, child in children.items())
@@ -420,6 +444,8 @@ def _rebuilt(
                 for name, value in own.items()
                 if name in _INTERNALS or (is_writable(value) and not fx_own)
             }
+            if fx_own:  # those of torch.export speak to the class that is replaced
+                own |= {n: OrderedDict() for n in own if n.endswith(("_hooks", "_with_kwargs"))}
         own = {name: value for name, value in own.items() if name != "forward"}
     else:
         cls = kinds.get(id(module), type(module))

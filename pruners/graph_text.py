@@ -325,7 +325,8 @@ class _Writing:
         ]
         if dying:
             return self.first if self.first in dying else dying[0]
-        return self._fresh(at, ("out", self.first or "out", _stem(node)), reserved)
+        others = () if node.op == "call_module" else ("y", "z")
+        return self._fresh(at, ("out", self.first or "out", *others, _stem(node)), reserved)
 
     def _tensor_names(self) -> set[str]:
         return {name for node, name in self.names.items() if node.meta.get("tensor")}

@@ -265,6 +265,8 @@ class _Tracer(fx.Tracer):
     ) -> Any:
         if self._evaluating:
             return forward(*args, **kwargs)
+        if is_guard(m):
+            return None
         return super().call_module(m, forward, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
@@ -317,6 +319,11 @@ class _Tracer(fx.Tracer):
             value = self._training if path == TRAINING else value
             self._proxies[path] = self._value_proxy("get_attr", path, value)
         return self._proxies[path]
+
+
+def is_guard(module: nn.Module | None) -> bool:
+    """Whether a module only holds the checks that torch.export has put before a graph."""
+    return type(module).__module__ == "torch.export._unlift"
 
 
 def _concrete(value: Any) -> Any:
