@@ -180,6 +180,8 @@ def _origin(cls: type) -> str:
     """`models/cifar/resnet.py (class ResNet)`: the file within its package, never a whole path."""
     package = cls.__module__.rpartition(".")[0].replace(".", "/")
     file = Path(getattr(sys.modules.get(cls.__module__), "__file__", None) or "a script").name
+    if file.startswith("<generated graph_"):
+        file = "its traced graph"
     return f"{f'{package}/{file}' if package else file} (class {cls.__qualname__})"
 
 
