@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import keyword
 import math
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -163,9 +164,20 @@ def to_code(expr: Expr, imports: Imports) -> cst.BaseExpression:
 
 def checked_identifier(name: str) -> str:
     """The name itself; WriterError where it is no identifier and so could smuggle code in."""
-    if not name.isidentifier() or keyword.iskeyword(name):
+    if not is_plain_name(name):
         raise WriterError(f"name {name!r}: not a Python identifier; rename it in the network")
     return name
+
+
+def is_plain_name(name: object) -> bool:
+    """Whether a name can stand in source as it is, and be read back as the same name."""
+    return (
+        type(name) is str
+        and name.isidentifier()
+        and not keyword.iskeyword(name)
+        # Python reads the ligature in `\ufb01eld` as two letters.
+        and unicodedata.normalize("NFKC", name) == name
+    )
 
 
 def dotted(name: str) -> cst.Attribute | cst.Name:

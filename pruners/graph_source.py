@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import builtins
 import hashlib
-import keyword
 import linecache
 import sys
 from collections import OrderedDict
@@ -25,7 +24,7 @@ from torch import Tensor, fx, nn
 
 from pruners.blocks import block_spec
 from pruners.describe import is_container
-from pruners.expressions import is_writable
+from pruners.expressions import is_plain_name, is_writable
 from pruners.formatting import format_source
 from pruners.freshness import Stamp, functions_of, stamp
 from pruners.graph_text import Forward, GraphError, forward_of
@@ -200,10 +199,10 @@ def _kind(module: nn.Module) -> type:
     if bare and names and not module._parameters and not module._buffers:
         if names == [str(i) for i in range(len(names))]:
             return nn.ModuleList
-        if not all(_is_class_name(name) for name in names):
+        if not all(is_plain_name(name) for name in names):
             return nn.ModuleDict
     if bare or isinstance(module, fx.GraphModule):
-        plain = all(_is_class_name(name) for name in names)
+        plain = all(is_plain_name(name) for name in names)
         return nn.Module if plain or not names else nn.Sequential
     return next(c for c in cls.__mro__ if issubclass(c, nn.Module) and _is_torch(c))
 
@@ -308,19 +307,15 @@ def _name(
         if key not in names:
             last = path.rpartition(".")[2]
             own = entry.original.__name__
-            if entry.original is nn.Module or not _is_class_name(own):
+            if entry.original is nn.Module or not is_plain_name(own):
                 own = last.title().replace("_", "") if path else "Network"
             if own.startswith("GraphModule") or hasattr(nn, own):
                 own = "Network" if not path else "Block"
-            own = own if _is_class_name(own) else "Block"
+            own = own if is_plain_name(own) else "Block"
             free = (own, *(f"{own}{n}" for n in range(2, 10_000)))
             names[key] = next(name for name in free if name not in taken)
             taken.add(names[key])
         entry.name = names[key]
-
-
-def _is_class_name(name: object) -> bool:
-    return type(name) is str and name.isidentifier() and not keyword.iskeyword(name)
 
 
 def _dumped(forward: Forward | None) -> str:
@@ -408,7 +403,7 @@ _FX = (fx.GraphModule,)
 def _said(cls: type) -> str:
     """The name of a class for a message, whatever it is."""
     name = cls.__name__
-    return name if _is_class_name(name) else repr(str(name))[:60]
+    return name if is_plain_name(name) else repr(str(name))[:60]
 
 
 # --- the network -------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from pruners.expressions import is_writable
+from pruners.expressions import is_plain_name, is_writable
 from pruners.graph_trace import Traced
 from pruners.origin import is_library
 
@@ -542,7 +542,7 @@ def _stem(node: Node) -> str:
 def _is_plain_name(name: str) -> bool:
     """Whether `x.name` means that attribute, also inside of a class."""
     mangled = name.startswith("__") and not name.endswith("__")
-    return name.isidentifier() and not keyword.iskeyword(name) and not mangled
+    return is_plain_name(name) and not mangled
 
 
 def _dotted(name: str) -> ast.expr:

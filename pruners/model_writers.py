@@ -7,8 +7,11 @@ instance alone and takes no weights: it also serves for a network that somebody 
 
 from __future__ import annotations
 
+import functools
 import keyword
 import re
+import sys
+import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -119,7 +122,8 @@ class Writer:
         self._plan(root)
         self._definitions = _Definitions(self)
         self._definitions.collect()
-        defined, imported = self._definitions.names(), {"torch", "Path", *self._imports.statements}
+        defined = self._definitions.names()
+        imported = {"torch", "Path", "super", *self._imports.statements}
         for name in sorted(defined & imported):
             raise WriterError(
                 f"name {name}: defined in {self._definitions.home(name)}, but a generated file "
@@ -482,15 +486,23 @@ class _ClassPlan:
         name_in_torch = getattr(value, "__name__", "")
         if name_in_torch.isidentifier() and getattr(torch, name_in_torch, None) is value:
             return Reference(f"torch.{name_in_torch}", "import torch")
-        if module and qualified.isidentifier() and origin.is_library(module):
+        found = getattr(sys.modules.get(str(module)), str(qualified), None) is value
+        if module and found and qualified.isidentifier() and origin.is_library(module):
             for binding, statement in self.source.imports.items():
                 if statement.endswith(f"import {qualified}") and binding == qualified:
                     return Reference(qualified, statement)
             return Reference(qualified, f"from {module} import {qualified}")
+        where = f"{self.cls.__name__}.{name} at {path or 'the network itself'}"
+        if callable(value):
+            raise WriterError(
+                f"{where}: {_said_of(value)}, which no file can import, but {self._reader(name)} "
+                f"reads it; expected a plain value or something importable: make it an nn.Module, "
+                f"or a function at the top level of a file"
+            )
         raise WriterError(
-            f"{self.cls.__name__}.{name} at {path or 'the network itself'}: value {value!r} of "
-            f"type {type(value).__name__} cannot be written, but {self._reader(name)} reads it; "
-            f"expected a plain value (numbers, strings, tuples, None) or something importable"
+            f"{where}: value {' '.join(repr(value).split())[:200]} of type {type(value).__name__} "
+            f"cannot be written, but {self._reader(name)} reads it; expected a plain value "
+            f"(numbers, strings, tuples, None) or something importable"
         )
 
     def _reader(self, name: str) -> str:
@@ -820,6 +832,21 @@ def _record_of_own(
             )
         record[name] = value if isinstance(value, Expr) else Literal(value)
     return record
+
+
+def _said_of(value: Any) -> str:
+    """What kind of callable it is, for somebody who is to replace it."""
+    if isinstance(value, types.MethodType):
+        return "a method bound to an object"
+    if isinstance(value, functools.partial):
+        return "a functools.partial"
+    if not isinstance(value, (type, types.FunctionType)):
+        return f"a {type(value).__name__}"
+    if value.__name__ == "<lambda>":
+        return "a lambda"
+    kind = "class" if isinstance(value, type) else "function"
+    local = "<locals>" in value.__qualname__
+    return f"a {kind} inside a function" if local else f"the {kind} {value.__qualname__!r}"
 
 
 def _place(path: str) -> cst.Attribute | cst.Subscript:
