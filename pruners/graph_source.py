@@ -304,11 +304,14 @@ def _name(
         if entry.forward is None:  # without one, what it holds says what it is
             tensors = (*module._parameters.items(), *module._buffers.items())
             key += tuple((name, tensor is None or tensor.dim()) for name, tensor in tensors)
+            # A class cannot hold itself, and what begins differently is something else.
+            first = next(iter(module._modules.items()), ("", None))
+            key += (_height(module, classes), first[0], _skeleton(first[1]))
         if key not in names:
             last = path.rpartition(".")[2]
             own = entry.original.__name__
             if entry.original is nn.Module or not is_plain_name(own):
-                own = last.title().replace("_", "") if path else "Network"
+                own = last.title().replace("_", "").rstrip("0123456789") if path else "Network"
             if own.startswith("GraphModule") or hasattr(nn, own):
                 own = "Network" if not path else "Block"
             own = own if is_plain_name(own) else "Block"
@@ -316,6 +319,19 @@ def _name(
             names[key] = next(name for name in free if name not in taken)
             taken.add(names[key])
         entry.name = names[key]
+
+
+def _height(module: nn.Module, classes: Mapping[int, _Class]) -> int:
+    """How many written classes stand below a module, one within the other."""
+    below = max((_height(child, classes) for child in module.children()), default=0)
+    return below + (id(module) in classes)
+
+
+def _skeleton(module: nn.Module | None) -> Any:
+    """Which layers a module holds, and how."""
+    if module is None:
+        return None
+    return type(module), tuple((n, _skeleton(child)) for n, child in module._modules.items())
 
 
 def _dumped(forward: Forward | None) -> str:

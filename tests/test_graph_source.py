@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from helpers import with_telling_state
 from torch import Tensor, fx, nn
-from torchvision.models import resnet18
+from torchvision.models import get_model, resnet18
 from torchvision.models.feature_extraction import create_feature_extractor
 from user_files import difference, user_class, wide_image
 
@@ -205,6 +205,15 @@ def test_a_graph_module_of_resnet18() -> None:
     assert re.search(r"self\.layer2 = nn\.ModuleList\(\s*\[Block\(\d+, \d+, \d+, stride=2, ", text)
     assert "out = self.layer1[0].relu(self.layer1[0].bn1(self.layer1[0].conv1(x)))\n" in text
     assert text.count("self.conv1 = ") == 2  # the network's, and one for all blocks
+
+
+@pytest.mark.parametrize(
+    "name", ["mobilenet_v3_small", "shufflenet_v2_x0_5", "regnet_x_400mf", "densenet121"]
+)
+def test_graph_modules_of_networks_with_deeper_paths(name: str) -> None:
+    torch.manual_seed(0)
+    model = with_telling_state(get_model(name, num_classes=5)).double()
+    assert difference(prune(fx.symbolic_trace(model), wide_image(2, 3, 64, 64), 30)) < 1e-12
 
 
 def test_a_feature_extractor() -> None:
@@ -488,3 +497,21 @@ def test_a_part_that_never_runs_is_kept() -> None:
     result = written(model)
     assert difference(result) < 1e-12
     assert result.model.train()(X)[1].shape == (2, 3)
+
+
+def test_a_cell_of_a_notebook() -> None:
+    """A class of `__main__` that no file holds."""
+    text = """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.conv2 = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+
+        def forward(self, x):
+            return self.conv2(F.relu(self.conv1(x)))
+    """
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(HEAD + textwrap.dedent(text), "<ipython-input-1>", "exec"), namespace)
+    assert (
+        "return self.conv2(F.relu(self.conv1(x)))\n" in written(namespace["Net"]().double()).source
+    )
