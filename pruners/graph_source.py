@@ -24,9 +24,10 @@ from torch import Tensor, fx, nn
 
 from pruners.blocks import block_spec
 from pruners.describe import is_container
+from pruners.errors import WriterError
 from pruners.expressions import is_plain_name, is_writable
 from pruners.formatting import format_source
-from pruners.freshness import Stamp, functions_of, stamp
+from pruners.freshness import Stamp, check_current, functions_of, stamp
 from pruners.graph_text import Forward, GraphError, forward_of
 from pruners.graph_trace import is_guard, trace_forward
 from pruners.loading import import_source
@@ -80,12 +81,10 @@ def with_source(network: nn.Module, examples: Sequence[tuple[Any, ...]]) -> Sour
         network: left as it was.
         examples: the positional arguments of its forward, for every example.
     """
-    lacking = {path: m for path, m in network.named_modules() if _lacks_source(path, m)}
-    if not lacking:
-        return Sourced(network)
     try:
-        return _written(network, lacking, examples)
-    except _UnwritableError as error:
+        lacking = {path: m for path, m in network.named_modules() if _lacks_source(path, m)}
+        return _written(network, lacking, examples) if lacking else Sourced(network)
+    except (_UnwritableError, WriterError) as error:
         return Sourced(network, (), str(error))
 
 
@@ -117,7 +116,10 @@ def _is_torch(cls: type) -> bool:
 
 def _is_in_its_file(cls: type) -> bool:
     path = getattr(sys.modules.get(cls.__module__), "__file__", None)
-    if path is None or cls.__qualname__ not in _classes_in(path, stamp(path)):
+    if path is None:
+        return False
+    if cls.__qualname__ not in _classes_in(path, stamp(path)):
+        check_current(cls)  # it may have been there
         return False
     # A class of that name may have come out of `exec` since.
     files = {function.__code__.co_filename for function in functions_of(cls)}
