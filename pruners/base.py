@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from pruners.analysis import analyse, positional_examples
 from pruners.ancestry import pruned_before, record_of
 from pruners.channel_graph import ChannelGraph, Kept, Units, kept_of
-from pruners.errors import PrunerError
+from pruners.errors import PrunerError, WriterError
 from pruners.given import check_examples, check_given, hooked
+from pruners.graph_source import with_source
 from pruners.loading import import_source
 from pruners.methods import Budget, Target, select
 from pruners.model_writers import Writer
@@ -104,14 +105,16 @@ class BasicPruning:
     ) -> None:
         model = unwrapped(model)
         check_given(model)
-        self.model = model
+        self.original = model
         self.examples = positional_examples(model, example_inputs)
         check_examples(model, [nested_tensors(example) for example in self.examples])
+        self.sourced = with_source(model, self.examples)
+        self.model = self.sourced.network
         self.example_inputs = self.examples[0]
         self.options = options
         record = record_of(type(model))
         known, stem = (record.network, record.path.stem) if record is not None else ("", "")
-        self.netName = netName or self.netName or known or type(model).__name__
+        self.netName = netName or self.netName or known or type(self.model).__name__
         percent = f"{options.prune_pct:g}".replace(".", "_").replace("-", "_")
         self.fileName = checked_name(
             fileName or self.fileName or f"{stem or self.netName.lower()}_{percent}"
@@ -230,8 +233,9 @@ class PruningResult:
             (self.graph, self.units, self.kept),
             self.counted,
             (
+                *pruning.sourced.notes,
                 *self.writer.warnings,
-                *(f"{path}: its hooks are left out" for path in hooked(model)),
+                *(f"{path}: its hooks are left out" for path in hooked(pruning.original)),
                 *unknown_before,
             ),
         )
@@ -298,7 +302,9 @@ class PruningResult:
             tape = next(t for t in self.trace.tapes if t.example == example and not t.training)
             expected = restricted(model, self.trace, self.kept, tape)
         else:
-            expected = expected_outputs(model, self.kept, inputs)
+            expected = expected_outputs(
+                pruning.sourced.oracle or pruning.original, self.kept, inputs
+            )
         return Case(
             name=pruning.fileName,
             source=self.source,
@@ -309,7 +315,7 @@ class PruningResult:
             expected=map_tensors(expected, Tensor.cpu),
             keys=tuple(model.state_dict()),
             tolerance=tolerance_for(floating[0] if floating else torch.float32),
-            forbidden=_home_of(model),
+            forbidden=_home_of(pruning.original),
             oracle="sliced" if self.counted else "masked",
         )
 
@@ -326,6 +332,8 @@ class PruningResult:
     @cached_property
     def writer(self) -> Writer:
         """The writer of the slim network; its `warnings` say what it could not keep."""
+        if self.pruning.sourced.unreadable:
+            raise WriterError(self.pruning.sourced.unreadable)
         return Writer(self.slim, self.pruning.netName.lower(), self.rewrites)
 
     def _source(self, weights_name: str, verified: bool = False) -> str:

@@ -33,7 +33,7 @@ from pruners.expressions import (
 from pruners.sizes import Rewrites
 from pruners.starts import Start, Starts
 from pruners.unify import Constructor, unify
-from pruners.values import value_expression
+from pruners.values import said_of, value_expression
 
 # A tensor that is written with its values.
 _MOST_VALUES = 256
@@ -423,11 +423,17 @@ class ClassPlan:
         found = value_expression(value, self.context.definitions.mention, module)
         if found is not None:
             return found
+        where = f"{self.cls.__name__}.{name} at {path or 'the network itself'}"
+        if callable(value):
+            raise WriterError(
+                f"{where}: {said_of(value)}, which no file can import, but {self._reader(name)} "
+                f"reads it; expected a plain value or something importable: make it an nn.Module, "
+                f"or a function at the top level of a file"
+            )
         raise WriterError(
-            f"{self.cls.__name__}.{name} at {path or 'the network itself'}: value "
-            f"{' '.join(repr(value).split())[:200]} of type {type(value).__name__} cannot be "
-            f"written, but {self._reader(name)} reads it; expected a plain value (numbers, "
-            f"strings, tuples, None), or a function or class of the top level of a module"
+            f"{where}: value {' '.join(repr(value).split())[:200]} of type {type(value).__name__} "
+            f"cannot be written, but {self._reader(name)} reads it; expected a plain value "
+            f"(numbers, strings, tuples, None) or something importable"
         )
 
     def _reader(self, name: str) -> str:

@@ -26,7 +26,12 @@ Node = TypeVar("Node", bound=cst.CSTNode)
 SourceOf = Callable[[str], ModuleSource]
 
 # Names that the generated file itself uses; nothing else may have them.
-RESERVED: Mapping[str, str] = {"torch": "torch", "nn": "torch.nn", "F": "torch.nn.functional"}
+RESERVED: Mapping[str, str] = {
+    "torch": "torch",
+    "nn": "torch.nn",
+    "F": "torch.nn.functional",
+    "super": "",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +96,7 @@ class Definitions:
             one = found is not None and _value_of(other) is found
             if one or (other == statement and known == name):
                 return known
-        if name in RESERVED and found is sys.modules.get(RESERVED[name]):
+        if RESERVED.get(name) and found is sys.modules.get(RESERVED[name]):
             self._bound[name] = statement
             self.imports.need(name, _statement(RESERVED[name], name))
             return name

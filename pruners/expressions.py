@@ -11,6 +11,7 @@ import ast
 import keyword
 import math
 import sys
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -271,9 +272,20 @@ def filled(node: Any, holes: Sequence[Argument], imports: Imports) -> Any:
 
 def checked_identifier(name: str) -> str:
     """The name itself; WriterError where it is no identifier and so could smuggle code in."""
-    if not name.isidentifier() or keyword.iskeyword(name):
+    if not is_plain_name(name):
         raise WriterError(f"name {name!r}: not a Python identifier; rename it in the network")
     return name
+
+
+def is_plain_name(name: object) -> bool:
+    """Whether a name can stand in source as it is, and be read back as the same name."""
+    return (
+        type(name) is str
+        and name.isidentifier()
+        and not keyword.iskeyword(name)
+        # Python reads the ligature in `\ufb01eld` as two letters.
+        and unicodedata.normalize("NFKC", name) == name
+    )
 
 
 def dotted(name: str) -> cst.Attribute | cst.Name:

@@ -23,6 +23,7 @@ from types import ModuleType
 import libcst as cst
 
 from pruners.errors import WriterError
+from pruners.freshness import Stamp, check_current, stamp
 
 # This project's packages: nothing of theirs may be imported by a generated file.
 OWN_PACKAGES = frozenset({"pruners", "models", "app"})
@@ -54,6 +55,7 @@ class ModuleSource:
                 f"class {cls.__qualname__}: not at the top level of {self.name}, so its source may "
                 f"use names of the function around it; move it to the top level of a file"
             )
+        check_current(cls)
         return node
 
 
@@ -66,7 +68,7 @@ def module_source(name: str) -> ModuleSource:
     module = sys.modules.get(name)
     if module is None:
         raise WriterError(f"module {name}: not imported, so its source cannot be read")
-    return _parse(module)
+    return _parse(module, stamp(getattr(module, "__file__", None)))
 
 
 def text_of(name: str) -> str:
@@ -74,11 +76,11 @@ def text_of(name: str) -> str:
     module = sys.modules.get(name)
     if module is None:
         raise WriterError(f"module {name}: not imported, so its source cannot be read")
-    return _text(module)
+    return _text(module, stamp(getattr(module, "__file__", None)))
 
 
 @cache
-def _text(module: ModuleType) -> str:
+def _text(module: ModuleType, _: Stamp) -> str:
     try:
         return inspect.getsource(module)
     except (OSError, TypeError) as error:
@@ -105,8 +107,15 @@ class Sources:
 
 
 @cache
-def _parse(module: ModuleType) -> ModuleSource:
-    return _read(module, cst.parse_module(_text(module)))
+def _parse(module: ModuleType, at: Stamp) -> ModuleSource:
+    try:
+        tree = cst.parse_module(_text(module, at))
+    except cst.ParserSyntaxError as error:
+        raise WriterError(
+            f"module {module.__name__}: its source cannot be read as Python (line "
+            f"{error.raw_line}); expected the file that was imported"
+        ) from error
+    return _read(module, tree)
 
 
 def _read(module: ModuleType, tree: cst.Module) -> ModuleSource:
@@ -116,7 +125,7 @@ def _read(module: ModuleType, tree: cst.Module) -> ModuleSource:
             source.definitions[name] = statement
             source.position[name] = place
     package = module.__package__ or ""
-    for node in _module_level(ast.parse(_text(module)).body):
+    for node in _module_level(ast.parse(text_of(module.__name__)).body):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 bound = alias.asname or alias.name.split(".")[0]

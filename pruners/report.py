@@ -213,6 +213,8 @@ def home_of(module: str) -> str:
     """`models/cifar/resnet.py`: the file of a module within its package, never a whole path."""
     package = module.rpartition(".")[0].replace(".", "/")
     file = Path(getattr(sys.modules.get(module), "__file__", None) or "a script").name
+    if file.startswith("<generated graph_"):
+        file = "its traced graph"
     return f"{package}/{file}" if package else file
 
 

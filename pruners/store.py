@@ -582,7 +582,7 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> None:
             with torch.no_grad():
                 for name, values in before.items():
                     own[name].copy_(values)
-        why = _differences(state, own) or _one_line(error)
+        why = " ".join(_differences(state, own).split()) or _one_line(error)
         raise PrunerError(
             f"checkpoint {path} is not of this {type(model).__name__}: {why}; "
             f"check --depth, --num-classes, --input-shape and --arch-args"

@@ -24,6 +24,7 @@ from pruners.expressions import (
     Expr,
     Literal,
     Reference,
+    is_plain_name,
     is_writable,
 )
 from pruners.origin import is_library
@@ -45,9 +46,10 @@ def value_expression(value: Any, needs: Needs, owner: nn.Module | None = None) -
     if is_writable(value):
         return Literal(value)
     if isinstance(value, enum.Enum):
-        cls = _named(type(value), needs)
-        name = value.name
-        return Reference(f"{cls.name}.{name}", cls.statement) if cls and name else None
+        cls, name = _named(type(value), needs), value.name
+        return (
+            Reference(f"{cls.name}.{name}", cls.statement) if cls and is_plain_name(name) else None
+        )
     if isinstance(value, (np.integer, np.floating, np.bool_)):
         return Literal(value.item())
     if isinstance(value, types.MethodType):
@@ -126,13 +128,15 @@ def _named(value: Any, needs: Needs) -> Reference | None:
     """A function or class by the name under which it can be imported, or is defined."""
     name, module = getattr(value, "__qualname__", ""), getattr(value, "__module__", "") or ""
     plain = getattr(value, "__name__", "")
-    if plain.isidentifier() and getattr(torch, plain, None) is value:
+    if not is_plain_name(plain) or not is_plain_name(name):
+        return None
+    if getattr(torch, plain, None) is value:
         return Reference(f"torch.{plain}", "import torch")
     if isinstance(value, type) and getattr(nn, plain, None) is value:
         return Reference(f"nn.{plain}", "from torch import nn")
-    if getattr(torch.nn.functional, plain, None) is value and plain.isidentifier():
+    if getattr(torch.nn.functional, plain, None) is value:
         return Reference(f"F.{plain}", "import torch.nn.functional as F")
-    if not name.isidentifier() or getattr(sys.modules.get(module), name, None) is not value:
+    if getattr(sys.modules.get(module), name, None) is not value:
         return None  # a lambda, something within a function, or not what the name leads to
     if module == "builtins":
         return Reference(name)
@@ -140,6 +144,21 @@ def _named(value: Any, needs: Needs) -> Reference | None:
         home = public_home(value) if isinstance(value, type) else module
         return Reference(name, f"from {home} import {name}")
     return Reference(needs(name, module))
+
+
+def said_of(value: Any) -> str:
+    """What kind of callable it is, for somebody who is to replace it."""
+    if isinstance(value, types.MethodType):
+        return "a method bound to an object"
+    if isinstance(value, functools.partial):
+        return "a functools.partial"
+    if not isinstance(value, (type, types.FunctionType)):
+        return f"a {type(value).__name__}"
+    if value.__name__ == "<lambda>":
+        return "a lambda"
+    kind = "class" if isinstance(value, type) else "function"
+    local = "<locals>" in value.__qualname__
+    return f"a {kind} inside a function" if local else f"the {kind} {value.__qualname__!r}"
 
 
 def _positional(name: str, value: Expr) -> Argument:
