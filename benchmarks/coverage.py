@@ -45,7 +45,8 @@ TITLES = {
     "classification": "torchvision, classification",
     "segmentation": "torchvision, segmentation",
     "video": "torchvision, video",
-    "timm": "timm",
+    "timm": "timm, convolutional families",
+    "hybrid": "timm, families with attention in part",
 }
 
 
@@ -266,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     taken = {
         "all": tuple(known),
-        "torchvision": tuple(family for family in known if family != "timm"),
+        "torchvision": ("classification", "segmentation", "video"),
     }.get(options.family, (options.family,))
     wanted = [(family, name) for family in taken for name in known[family]]
     if options.only:

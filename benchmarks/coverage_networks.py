@@ -5,7 +5,7 @@ Weights are random and so are batch-norm statistics: at 0 and 1 these would hide
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -30,34 +30,37 @@ SIZES = {"alexnet": 96, "maxvit_t": 224, "inception_v3": 299, "vit_h_14": 56}
 """Pixels where 64 are too few; Inception's auxiliary head runs over 17x17 positions."""
 
 TIMM = """
-    resnet18 resnet26d resnext50_32x4d wide_resnet50_2 resnetaa50 resnetblur50 resnetrs50
-    seresnet18 seresnext26d_32x4d ecaresnet26t ecaresnext26ts skresnet18 resnest14d res2net50_14w_8s
-    res2next50 resnetv2_50 resnetv2_50x1_bit gcresnext26ts seresnext26ts
+    resnet10t resnetaa34d resnetblur18 resnetrs50 resnext26ts wide_resnet50_2 legacy_seresnet18
+    seresnet18 seresnext26ts ecaresnet26t eca_resnext26ts gcresnext26ts skresnet18 resnest14d
+    res2net50_14w_8s res2next50 resnetv2_18 resnetv2_50x1_bit resnetv2_50d_frn tresnet_m
     regnetx_002 regnety_002 regnetv_040 regnetz_b16
-    efficientnet_b0 efficientnet_es efficientnet_lite0 efficientnetv2_rw_t tf_efficientnetv2_b0
-    mixnet_s mobilenetv1_100 mobilenetv2_050 mobilenetv3_small_050 mobilenet_edgetpu_v2_xs
-    mobilenetv4_conv_small_035 mnasnet_small semnasnet_075 fbnetc_100 fbnetv3_b spnasnet_100
-    hardcorenas_a tinynet_e lcnet_035 ghostnet_050 ghostnetv2_100 repghostnet_050
-    hrnet_w18_small dla34 dla46_c dla46x_c dla60_res2net dpn48b densenet121 densenetblur121d
-    ese_vovnet19b_slim vovnet39a cspresnet50 cspresnext50 cspdarknet53 darknet17 darknetaa53
-    cs3darknet_s cs3sedarknet_l cs3edgenet_x rexnet_100 rexnetr_100
-    repvgg_a0 mobileone_s0 gernet_s fastvit_t8
-    convnext_atto convnextv2_atto convmixer_768_32 edgenext_xx_small
-    inception_v3 inception_v4 inception_resnet_v2 inception_next_atto
-    legacy_xception xception41 xception41p nasnetalarge pnasnet5large legacy_senet154
-    legacy_seresnet18 tresnet_m selecsls42 hgnet_tiny hgnetv2_b0
-    nfnet_l0 dm_nfnet_f0 eca_nfnet_l0 nf_regnet_b0 nf_resnet26
-    poolformer_s12 poolformerv2_s12 starnet_s1 mambaout_femto rdnet_tiny focalnet_tiny_srf
-    caformer_s18 convformer_s18 efficientformer_l1 efficientformerv2_s0 levit_conv_128s
-    visformer_tiny coat_lite_tiny repvit_m0_9 efficientvit_b0 van_b0 halonet26t botnet26t_256
-    lambda_resnet26t sebotnet33ts_256 bat_resnext26ts
-    crossvit_tiny_240 vgg11 vgg11_bn tiny_vit_5m_224 shvit_s1 fasternet_t0 ghostnetv3_050
-    swiftformer_xs csatv2 hiera_tiny_224 next_vit_small nextvit_small mobilevit_xxs mobilevitv2_050
-    convit_tiny pvt_v2_b0 twins_svt_small xcit_nano_12_p16_224 davit_tiny gcvit_xxtiny
+    efficientnet_b0 efficientnet_es efficientnet_lite0 efficientnet_b0_gn efficientnet_cc_b0_4e
+    efficientnetv2_rw_t tf_efficientnetv2_b0 mixnet_s mobilenetv1_100 mobilenetv2_035
+    mobilenetv3_small_050 mobilenet_edgetpu_v2_xs mobilenetv4_conv_small_035 mnasnet_small
+    semnasnet_050 spnasnet_100 fbnetc_100 fbnetv3_b hardcorenas_a tinynet_e lcnet_035 lcnetv2_small
+    ghostnet_050 ghostnetv2_100 ghostnetv3_050 repghostnet_050 rexnet_100 rexnetr_100
+    hrnet_w18_small dla46_c dla46x_c dla60_res2net dpn48b densenet121 densenetblur121d
+    ese_vovnet19b_slim vovnet39a cspresnet50 cspresnext50 cspdarknet53 cspnext_tiny darknet17
+    sedarknet21 darknetaa53 cs3darknet_s cs3sedarknet_l cs3edgenet_x
+    repvgg_a0 repvgg_d2se mobileone_s0 gernet_s vgg11 vgg11_bn selecsls42 hgnet_tiny hgnetv2_b0
+    convnext_atto convnext_zepto_rms convnextv2_atto convmixer_768_32 inception_next_atto
+    inception_v3 inception_v4 inception_resnet_v2 legacy_xception xception41 xception41p
+    nasnetalarge pnasnet5large
+    nfnet_l0 dm_nfnet_f0 eca_nfnet_l0 nf_regnet_b0 nf_resnet26 nf_seresnet26
+    fastvit_t8 fasternet_t0 repvit_m0_9 starnet_s050 mambaout_femto rdnet_tiny focalnet_tiny_srf
+    poolformer_s12 poolformerv2_s12 convformer_s18
     ecaresnet50d_pruned ecaresnet101d_pruned efficientnet_b1_pruned
+""".split()  # noqa: SIM905 - a hundred lines otherwise
+"""Of every convolutional family of timm the smallest member, or nearly; and its pruned networks."""
+
+HYBRID = """
+    caformer_s18 coat_lite_tiny edgenext_xx_small efficientformer_l1 efficientformerv2_s0
+    efficientvit_b0 efficientvit_m0 halonet26t botnet26t_256 sebotnet33ts_256 lambda_resnet26t
+    bat_resnext26ts coatnet_pico_rw_224 maxvit_pico_rw_256 levit_conv_128s mobilevit_xxs
+    mobilevitv2_050 mobilenetv4_hybrid_medium_075 nextvit_small shvit_s1 swiftformer_xs
+    tiny_vit_5m_224 visformer_tiny
 """.split()  # noqa: SIM905
-"""The smallest member, or nearly, of every convolutional family of timm, and of some that are
-half convolutional; timm of another version may lack some of them."""
+"""Families of timm that are convolutional in part, with attention in the rest."""
 
 
 def networks() -> dict[str, tuple[str, ...]]:
@@ -66,23 +69,25 @@ def networks() -> dict[str, tuple[str, ...]]:
         "classification": tuple(list_models(module=torchvision.models)),
         "segmentation": tuple(list_models(module=torchvision.models.segmentation)),
         "video": tuple(list_models(module=torchvision.models.video)),
-        "timm": _timm_names(),
+        "timm": _in_timm(TIMM),
+        "hybrid": _in_timm(HYBRID),
     }
 
 
-def _timm_names() -> tuple[str, ...]:
+def _in_timm(names: Sequence[str]) -> tuple[str, ...]:
+    """Those of the names that the installed timm has."""
     try:
         import timm
     except ImportError:
         return ()
     known = set(timm.list_models())
-    return tuple(name for name in TIMM if name in known)
+    return tuple(name for name in names if name in known)
 
 
 def build(family: str, name: str) -> tuple[nn.Module, Tensor]:
     """A network in eval mode and one example for it, the same at every call."""
     torch.manual_seed(0)
-    if family == "timm":
+    if family in ("timm", "hybrid"):
         import timm
 
         model: nn.Module = timm.create_model(name, pretrained=False)
