@@ -17,8 +17,9 @@ import gc
 import json
 import re
 import time
+import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,12 +28,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.coverage_networks import build, networks
-from pruners import PruningResult, prune
+from pruners import PrunerError, PruningResult, prune
 from pruners.metrics import count_parameters
 from pruners.verify import Case, Outcome, verify
 
 ROWS = Path("build/coverage/rows.jsonl")
 DOCUMENT = Path("docs/coverage.md")
+PACKAGE = Path(prune.__code__.co_filename).parent
 COMPARISON = Path(__file__).with_name("coverage_comparison.md")
 
 LARGEST_IN_FLOAT64 = 250_000_000
@@ -98,24 +100,34 @@ def prepare(family: str, name: str) -> tuple[Row, Case | None]:
         row = replace(row, oracle=case.oracle, tolerance=case.tolerance)
         return replace(row, export=_exported(model, result, example)), case
     except Exception as error:
-        return replace(row, reason=f"{type(error).__name__}: {one_line(str(error))}"), None
+        return replace(row, reason=described(error)), None
 
 
 def _exported(model: nn.Module, result: PruningResult, example: Tensor) -> str:
-    why = _export_failure(result.model, example)
+    why = _export_failure(lambda: result.model, example)
     if not why:
         return "yes"
-    return "not on the original" if _export_failure(model, example) else f"no: {why}"
+    return "not on the original" if _export_failure(lambda: model, example) else f"no: {why}"
 
 
-def _export_failure(model: nn.Module, example: Tensor) -> str:
+def _export_failure(built: Callable[[], nn.Module], example: Tensor) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.export.export(model, (example,))
+            torch.export.export(built(), (example,))
     except Exception as error:
-        return f"{type(error).__name__}: {one_line(str(error))}"
+        return described(error)
     return ""
+
+
+def described(error: Exception) -> str:
+    """One line; of an exception that is not for users, also where in the project it was raised."""
+    text = f"{type(error).__name__}: {one_line(str(error))}"
+    frames = traceback.extract_tb(error.__traceback__)
+    here = [f for f in frames if Path(f.filename).is_relative_to(PACKAGE)]
+    if isinstance(error, PrunerError) or not here:
+        return text
+    return f"{text} ({Path(here[-1].filename).name}, in {here[-1].name})"
 
 
 def finished(row: Row, outcome: Outcome) -> Row:
