@@ -1,0 +1,135 @@
+"""Source and weights of a network that somebody else has pruned.
+
+The writer depends on the instance alone, so it does not matter who made it smaller: another
+tool, a person with a text editor, or nobody.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from pruners.analysis import positional_examples
+from pruners.channel_graph import Kept
+from pruners.errors import PrunerError
+from pruners.given import check_examples, check_given, hooked
+from pruners.layers import widths
+from pruners.report import SourceReport, report_on_source, source_header, source_manifest
+from pruners.tracing import nested_tensors, unwrapped
+from pruners.verify import Outcome, expected_outputs
+from pruners.weight_transfer import slim_instance
+from pruners.written import Written, checked_name
+
+
+class WrittenSource(Written):
+    """A network as source, with its weights, as `write_source` returns it.
+
+    The oracle is the network itself: the generated one must compute what it computes.
+    """
+
+    def __init__(
+        self, module: nn.Module, example_inputs: Any, original: nn.Module | None, name: str
+    ) -> None:
+        module = unwrapped(module)
+        check_given(module)
+        self.given = module
+        self.netName = type(module).__name__
+        self.fileName = checked_name(name or self.netName.lower())
+        self.factory_name = self.netName.lower()
+        self.examples = positional_examples(module, example_inputs)
+        check_examples(module, [nested_tensors(example) for example in self.examples])
+        self.original = None if original is None else unwrapped(original)
+        self.state_dict = copy.deepcopy(module.state_dict())
+        self._outputs = [self._run(number) for number in range(len(self.examples))]
+
+    @cached_property
+    def slim(self) -> nn.Module:
+        copied = slim_instance(self.given, _everything(self.given))
+        for ours, theirs in zip(self.given.modules(), copied.modules(), strict=True):
+            # Who gave a layer a smaller weight may not have told its attributes.
+            theirs.__dict__.update(widths(ours, runs=True))
+        return copied
+
+    @cached_property
+    def report(self) -> SourceReport:
+        """Figures, those of the original too where it is known, and what could not be kept."""
+        lost = (f"{path}: its hooks are left out" for path in hooked(self.given))
+        return report_on_source(
+            self.netName,
+            self.slim,
+            self.original,
+            self.examples[0],
+            (*self.writer.warnings, *lost),
+        )
+
+    def oracle(self, example: int) -> tuple[str, Any]:
+        return "module", self._outputs[example]
+
+    def header(self, weights_name: str, verified: bool) -> str:
+        return source_header(
+            self.report, self.fileName, self.writer.factory, weights_name, verified
+        )
+
+    def facts(self, contents: Mapping[str, bytes], outcome: Outcome | None) -> dict[str, Any]:
+        return source_manifest(self.report, contents, outcome)
+
+    def _run(self, example: int) -> Any:
+        try:
+            return expected_outputs(self.given, _everything(self.given), self.examples[example])
+        except PrunerError:
+            raise
+        except Exception as error:
+            raise PrunerError(
+                f"{self.netName}: does not run on example input {example} "
+                f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); expected a "
+                f"network that works as it is, and inputs that it takes"
+            ) from error
+
+
+def _everything(module: nn.Module) -> Kept:
+    """Of every tensor all indices: nothing is removed here."""
+    return {
+        name: tuple(np.arange(size) for size in tensor.shape)
+        for name, tensor in module.state_dict().items()
+        if isinstance(tensor, Tensor)
+    }
+
+
+def write_source(
+    module: nn.Module,
+    example_inputs: Any,
+    original: nn.Module | None = None,
+    *,
+    name: str | None = None,
+) -> WrittenSource:
+    """The class definition and the state_dict of a network as it is in memory.
+
+        torch_pruning.pruner.BasePruner(model, x, importance, pruning_ratio=0.5).step()
+        result = write_source(model, x, name="resnet18_half")
+        print(result.source)
+        result.save("generated")
+
+    Args:
+        module: the network, pruned by whatever means, in float32 or float64; it is not changed.
+            Where a layer of torch says other widths than its tensors have, the tensors are right.
+        example_inputs: as for `prune`; the generated network must compute on them, in a fresh
+            process, what the module computes.
+        original: the network that it was made from; the figures then have a before and an after.
+        name: stem of the generated files; by default the class's name.
+
+    Raises:
+        PrunerError: the module does not run on the inputs, or cannot be read.
+        WriterError: a part of it cannot be written as source (when the source is asked for).
+    """
+    for what, given in (("module", module), ("original", original)):
+        if given is not None and not isinstance(given, nn.Module):
+            raise PrunerError(
+                f"{what}: a {type(given).__name__}, expected a torch.nn.Module; a state_dict alone "
+                f"does not say which class it is of"
+            )
+    return WrittenSource(module, example_inputs, original, name or "")
