@@ -7,11 +7,12 @@ tool, a person with a text editor, or nobody.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from pruners.analysis import positional_examples
@@ -20,7 +21,7 @@ from pruners.errors import PrunerError
 from pruners.given import check_examples, check_given, hooked
 from pruners.layers import widths
 from pruners.report import SourceReport, report_on_source, source_header, source_manifest
-from pruners.tracing import nested_tensors, unwrapped
+from pruners.tracing import map_tensors, nested_tensors, unwrapped
 from pruners.verify import Outcome, expected_outputs
 from pruners.weight_transfer import slim_instance
 from pruners.written import Written, checked_name
@@ -58,7 +59,12 @@ class WrittenSource(Written):
     @cached_property
     def report(self) -> SourceReport:
         """Figures, those of the original too where it is known, and what could not be kept."""
-        lost = (f"{path}: its hooks are left out" for path in hooked(self.given))
+        lost = [f"{path}: its hooks are left out" for path in hooked(self.given)]
+        if self.untrainable:
+            lost.append(
+                f"{self.netName}: does not run in train mode ({self.untrainable}), and neither "
+                f"does what is written; compared in eval mode only"
+            )
         return report_on_source(
             self.netName,
             self.slim,
@@ -66,6 +72,23 @@ class WrittenSource(Written):
             self.examples[0],
             (*self.writer.warnings, *lost),
         )
+
+    @cached_property
+    def untrainable(self) -> str:
+        # A tool that looks at eval mode only breaks what runs in train mode: auxiliary heads.
+        for number, example in enumerate(self.examples):
+            why = self._train_failure(example, _doubled)
+            if why and self._train_failure(example, Tensor.clone):
+                return f"example input {number}: {why}"
+        return ""
+
+    def _train_failure(self, example: tuple[Any, ...], change: Callable[[Tensor], Tensor]) -> str:
+        try:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                copy.deepcopy(self.given).train()(*map_tensors(example, change))
+        except Exception as error:
+            return _one_line(error)
+        return ""
 
     def oracle(self, example: int) -> tuple[str, Any]:
         return "module", self._outputs[example]
@@ -86,9 +109,17 @@ class WrittenSource(Written):
         except Exception as error:
             raise PrunerError(
                 f"{self.netName}: does not run on example input {example} "
-                f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); expected a "
-                f"network that works as it is, and inputs that it takes"
+                f"({_one_line(error)}); expected a network that works as it is, and inputs that "
+                f"it takes"
             ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _doubled(tensor: Tensor) -> Tensor:
+    return torch.cat([tensor, tensor]) if tensor.dim() else tensor.clone()
 
 
 def _everything(module: nn.Module) -> Kept:

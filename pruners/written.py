@@ -65,6 +65,11 @@ class Written(ABC):
     def oracle(self, example: int) -> tuple[str, Any]:
         """What the generated network must compute on an example: the oracle's name, its output."""
 
+    @property
+    def untrainable(self) -> str:
+        """Why the given network itself cannot run in train mode; empty where it can."""
+        return ""
+
     @abstractmethod
     def header(self, weights_name: str, verified: bool) -> str:
         """The docstring of the file."""
@@ -168,6 +173,7 @@ class Written(ABC):
             tolerance=tolerance_for(floating[0] if floating else torch.float32),
             forbidden=_home_of(self.given),
             oracle=oracle,
+            trains=not self.untrainable,
         )
 
     def verified(self) -> Outcome:
