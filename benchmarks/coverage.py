@@ -132,7 +132,8 @@ def described(error: Exception) -> str:
 
 def finished(row: Row, outcome: Outcome) -> Row:
     """The row, with what the fresh process found."""
-    reason = "" if outcome.ok else f"verification: {one_line(outcome.message)}"
+    message = one_line(outcome.message.partition("; printed last:")[0])
+    reason = "" if outcome.ok else f"verification: {message}"
     error = outcome.error if outcome.error < float("inf") else 0.0
     return replace(row, reason=reason, error=error)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pruners.datasets import DataSplits
 from pruners.errors import PrunerError, did_you_mean
-from pruners.loading import class_from_file
+from pruners.loading import maker_from_file, network_from_pickle
 from pruners.registry import MODELS, ModelEntry
 from pruners.store import load_checkpoint
 
@@ -25,7 +25,7 @@ class Request:
     """What the options say about the network, as they were typed."""
 
     arch: str
-    """A family of the zoo, or FILE.py:CLASS."""
+    """A family of the zoo, or FILE.py:CLASS; a function that returns a network will do, too."""
     depth: int | None = None
     arch_args: str | None = None
     """JSON object: the arguments of a user's class."""
@@ -52,7 +52,9 @@ class Network:
     def example_inputs(self, seed: int = 0, batch: int = 2) -> Tensor:
         """Random examples, the same for the same seed; two, as batch norm cannot train on one."""
         generator = torch.Generator().manual_seed(seed)
-        return torch.randn(batch, *self.input_shape, generator=generator).to(self.device)
+        floating = (p.dtype for p in self.model.parameters() if p.is_floating_point())
+        examples = torch.randn(batch, *self.input_shape, generator=generator)
+        return examples.to(self.device, next(floating, torch.float32))
 
 
 def find_network(
@@ -82,6 +84,26 @@ def find_network(
         load_checkpoint(model, path)
         weights = "shipped"
     return Network(name, model.to(device), shape, weights, device)
+
+
+def unpickled_network(path: Path, input_shape: str | None, device: str, trusted: bool) -> Network:
+    """A network that was saved whole, as tools that prune in memory tell their users to.
+
+    Raises:
+        PrunerError: it is not trusted (nothing is read then), or holds no network.
+    """
+    if not trusted:
+        raise PrunerError(
+            f"write {path}: a module saved whole is a pickle, which runs code to load; refused, "
+            f"nothing was executed; pass --trust-pickle if you made the file yourself, or name a "
+            f"function that returns the network: --arch FILE.py:FUNCTION"
+        )
+    if input_shape is None:
+        raise PrunerError(f"write {path}: needs --input-shape, such as 3,224,224")
+    shape, place = parsed_shape(input_shape), checked_device(device)
+    with _no_exit(f"write {path}", "loading it"):
+        model = network_from_pickle(path)
+    return Network(type(model).__name__, model.to(place), shape, "checkpoint", place)
 
 
 def is_file(arch: str) -> bool:
@@ -195,16 +217,16 @@ def _from_file(request: Request, splits: DataSplits | None) -> Found:
         )
     what = f"--arch {request.arch}"
     with _no_exit(what, "importing the file"):
-        cls = class_from_file(Path(path), class_name)
+        cls = maker_from_file(Path(path), class_name)
     arguments = _arguments(cls, what, request.arch_args)
     if request.num_classes is not None:
         arguments = _with_classes(cls, arguments, request.num_classes)
     with _no_exit(what, "building the network"):
         model = _built(cls, what, arguments)
-    return cls.__name__, model, shape, None
+    return type(model).__name__, model, shape, None
 
 
-def _arguments(cls: type[nn.Module], what: str, text: str | None) -> dict[str, Any]:
+def _arguments(cls: Callable[..., nn.Module], what: str, text: str | None) -> dict[str, Any]:
     """The arguments of the constructor, checked against its signature."""
     arguments = _json_object(text) if text is not None else {}
     parameters = _parameters(cls)
@@ -215,7 +237,7 @@ def _arguments(cls: type[nn.Module], what: str, text: str | None) -> dict[str, A
         for name in arguments:
             if name not in named:
                 raise PrunerError(
-                    f"--arch-args: {cls.__name__} takes no argument {name!r}"
+                    f"--arch-args: {_name(cls)} takes no argument {name!r}"
                     f"{did_you_mean(name, named)}; it takes {', '.join(named) or 'none'}"
                 )
     missing = [n for n, p in named.items() if p.default is p.empty and n not in arguments]
@@ -229,21 +251,25 @@ def _arguments(cls: type[nn.Module], what: str, text: str | None) -> dict[str, A
 
 
 def _with_classes(
-    cls: type[nn.Module], arguments: dict[str, Any], num_classes: int
+    cls: Callable[..., nn.Module], arguments: dict[str, Any], num_classes: int
 ) -> dict[str, Any]:
     parameters = _parameters(cls)
     takes = "num_classes" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     if not takes or arguments.get("num_classes", num_classes) != num_classes:
         raise PrunerError(
-            f"--num-classes {num_classes}: the constructor of {cls.__name__} "
+            f"--num-classes {num_classes}: the constructor of {_name(cls)} "
             f"{'has no argument num_classes' if not takes else 'gets another from --arch-args'}; "
             f"say it in --arch-args only"
         )
     return {**arguments, "num_classes": num_classes}
 
 
-def _parameters(cls: type[nn.Module]) -> dict[str, inspect.Parameter]:
+def _parameters(cls: Callable[..., nn.Module]) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(cls).parameters)
+
+
+def _name(cls: Callable[..., nn.Module]) -> str:
+    return getattr(cls, "__name__", type(cls).__name__)
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -261,7 +287,7 @@ def _json_object(text: str) -> dict[str, Any]:
 
 def _built(cls: Callable[..., nn.Module], what: str, arguments: dict[str, Any]) -> nn.Module:
     try:
-        return cls(**arguments)
+        model = cls(**arguments)
     except PrunerError:
         raise
     except Exception as error:
@@ -269,6 +295,9 @@ def _built(cls: Callable[..., nn.Module], what: str, arguments: dict[str, Any]) 
             f"{what}: building the network raised {type(error).__name__}: "
             f"{' '.join(str(error).split())}; check --arch-args"
         ) from error
+    if not isinstance(model, nn.Module):
+        raise PrunerError(f"{what}: returned a {type(model).__name__}, expected a torch.nn.Module")
+    return model
 
 
 @contextmanager

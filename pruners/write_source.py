@@ -40,7 +40,7 @@ class WrittenSource(Written):
         check_given(module)
         self.given = module
         self.netName = type(module).__name__
-        self.fileName = checked_name(name or self.netName.lower())
+        self.fileName = checked_name(name or f"{self.netName.lower()}_pruned")
         self.factory_name = self.netName.lower()
         self.examples = positional_examples(module, example_inputs)
         check_examples(module, [nested_tensors(example) for example in self.examples])
@@ -151,7 +151,7 @@ def write_source(
         example_inputs: as for `prune`; the generated network must compute on them, in a fresh
             process, what the module computes.
         original: the network that it was made from; the figures then have a before and an after.
-        name: stem of the generated files; by default the class's name.
+        name: stem of the generated files; by default `CLASS_pruned`.
 
     Raises:
         PrunerError: the module does not run on the inputs, or cannot be read.

@@ -143,6 +143,7 @@ class Written(ABC):
         returned before. `extra` goes into the manifest.
         """
         stem, out = self.fileName, Path(out)
+        self._keep_the_original(out / f"{stem}.py")
         outcome = verify if isinstance(verify, Outcome) else self.verified() if verify else None
         content = save_bytes(weights)
 
@@ -185,6 +186,16 @@ class Written(ABC):
         outcomes = verify([self.case(i) for i in range(len(self.examples))])
         require(outcomes)
         return max(outcomes, key=lambda outcome: outcome.error)
+
+    def _keep_the_original(self, path: Path) -> None:
+        """PrunerError where the file is one that the network's classes come from."""
+        modules = (sys.modules.get(type(m).__module__) for m in self.given.modules())
+        files = {file for m in modules if (file := getattr(m, "__file__", None)) is not None}
+        if path.exists() and any(path.resolve() == Path(file).resolve() for file in files):
+            raise PrunerError(
+                f"{path}: the network itself comes from this file; choose another name with --name, "
+                f"or another folder with --out DIR"
+            )
 
     @property
     def _weights_stem(self) -> str:

@@ -261,7 +261,8 @@ def test_bad_options(run: Run, folder: Path, arguments: str, message: str) -> No
         ),
         (
             ["nets.py:Nett"],
-            r"--arch nets.py:Nett: the file has no such torch.nn.Module class; did you mean Net.*",
+            r"--arch nets.py:Nett: the file has no such torch.nn.Module class or function; "
+            r"did you mean Net.*",
         ),
         (["exits.py:Net"], "--arch exits.py:Net: importing the file called sys.exit; .*"),
         (["raises.py:Net"], "--arch raises.py:Net: importing the file raised KeyError: 'key'"),
