@@ -193,7 +193,7 @@ class Written(ABC):
         files = {file for m in modules if (file := getattr(m, "__file__", None)) is not None}
         if path.exists() and any(path.resolve() == Path(file).resolve() for file in files):
             raise PrunerError(
-                f"{path}: the network itself comes from this file; choose another name with --name, "
+                f"{path}: the network itself comes from this file; choose another --name NAME, "
                 f"or another folder with --out DIR"
             )
 
