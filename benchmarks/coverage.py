@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.coverage_networks import build, networks
+from benchmarks.coverage_networks import build, networks, torchvision_networks
 from pruners import PrunerError, PruningResult, prune
 from pruners.metrics import count_parameters
 from pruners.verify import Case, Outcome, verify
@@ -280,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     taken = {
         "all": tuple(known),
-        "torchvision": ("classification", "segmentation", "video"),
+        "torchvision": tuple(torchvision_networks()),
     }.get(options.family, (options.family,))
     wanted = [(family, name) for family in taken for name in known[family]]
     if options.only:

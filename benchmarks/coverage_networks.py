@@ -65,13 +65,14 @@ HYBRID = """
 
 def networks() -> dict[str, tuple[str, ...]]:
     """The names of every family, in the order in which they are reported."""
-    return {
-        "classification": tuple(list_models(module=torchvision.models)),
-        "segmentation": tuple(list_models(module=torchvision.models.segmentation)),
-        "video": tuple(list_models(module=torchvision.models.video)),
-        "timm": _in_timm(TIMM),
-        "hybrid": _in_timm(HYBRID),
-    }
+    return torchvision_networks() | {"timm": _in_timm(TIMM), "hybrid": _in_timm(HYBRID)}
+
+
+def torchvision_networks() -> dict[str, tuple[str, ...]]:
+    """Those of torchvision, as `networks`."""
+    models = torchvision.models
+    modules = {"classification": models, "segmentation": models.segmentation, "video": models.video}
+    return {family: tuple(list_models(module=module)) for family, module in modules.items()}
 
 
 def _in_timm(names: Sequence[str]) -> tuple[str, ...]:
