@@ -101,13 +101,13 @@ def test_the_document_counts_and_lists_failures() -> None:
     good = Row("segmentation", "fcn_resnet50", "", 100, 50, 70, 1, "masked", 2e-15, 1e-12, 0.5)
     rows = [
         replace(good, export="yes"),
-        replace(good, name="fcn_resnet101", tolerance=1e-5, export="no: a|b"),
+        replace(good, name="fcn_resnet101", after=75, tolerance=1e-5, export="no: a|b"),
         Row("segmentation", "deeplabv3_resnet50", "WriterError: no"),
     ]
     text = document(rows)
     total = len(networks()["segmentation"])
-    assert f"| torchvision, segmentation | 2/{total} | 1/{total} |" in text
-    assert "| fcn_resnet50 | 100 → 50 | 70 | 1 | masked | 2.0e-15 | 0.50 s | yes |" in text
+    assert f"| torchvision, segmentation | 2/{total} | 1/{total} | 1/{total} |" in text
+    assert "| fcn_resnet50 | 100 → 50 | 50.0 % | 70 | 1 | masked | 2.0e-15 | 0.50 s | yes |" in text
     assert "| 2.0e-15 (float32) | 0.50 s | no: a\\|b |" in text
     assert "| deeplabv3_resnet50 | WriterError: no |" in text
 
