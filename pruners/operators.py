@@ -714,7 +714,10 @@ def convolution(n: Notes, call: Call) -> Labels:
     for layer in n.others(x, dim):
         left = n.without(layer, range(dim, x.dim()), "is convolved over")
         if left is not None:
-            result.append(left.narrow(dim, 0, 1).expand(call.out.shape))
+            # What is left varies over the batch alone; positions are others than before.
+            for along in range(dim, x.dim()):
+                left = left.narrow(along, 0, 1)
+            result.append(left.expand(call.out.shape))
     return tuple(result)
 
 
