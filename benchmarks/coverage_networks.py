@@ -92,7 +92,7 @@ def build(family: str, name: str) -> tuple[nn.Module, Tensor]:
         import timm
 
         model: nn.Module = timm.create_model(name, pretrained=False)
-        shape = _timm_shape(model)
+        shape = _timm_shape(model, free=family == "timm")
     else:
         options: dict[str, Any] = {}
         if name in ("googlenet", "inception_v3"):
@@ -111,13 +111,13 @@ def build(family: str, name: str) -> tuple[nn.Module, Tensor]:
     return randomise(model.eval()), torch.randn(1, *shape, generator=generator)
 
 
-def _timm_shape(model: nn.Module) -> tuple[int, ...]:
-    """The size that it was made for; of those that take any, no more than needed."""
+def _timm_shape(model: nn.Module, free: bool) -> tuple[int, ...]:
+    """The size that it was made for; of convolutions only, no more than needed."""
     config = cast(Mapping[str, Any], model.default_cfg)
     channels, height, width = config["input_size"]
-    if config.get("fixed_input_size") or height <= 224:
-        return channels, height, width
-    return channels, 224, 224
+    if free and not config.get("fixed_input_size"):
+        height, width = min(height, 224), min(width, 224)
+    return channels, height, width
 
 
 def randomise(model: nn.Module) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from helpers import image, with_telling_state
 from torch import nn
 from user_files import user_class
 
+import pruners
 from models.cifar.resnet import ResNet
 from pruners import PrunerError, VerificationError, WrittenSource, write_source
 from pruners.layers import widths
@@ -59,6 +61,18 @@ def test_what_torch_pruning_has_pruned() -> None:
     outcomes = verify([result.case() for result in results])
     require(outcomes)
     assert [outcome.oracle for outcome in outcomes] == ["module"] * len(results)
+
+
+def test_the_code_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = Path(pruners.__file__).parent.parent / "README.md"
+    blocks = re.findall(r"```python\n(.*?)```", readme.read_text("utf-8"), re.DOTALL)
+    code = next(block for block in blocks if "write_source" in block)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code.replace('weights="DEFAULT"', "").replace("224", "64"), names)
+    assert Path("generated/resnet18_half.py").read_text() in names["result"].source.replace(
+        "\n\n    from", "\nVerified against that instance: see resnet18_half.json.\n\n    from", 1
+    )
 
 
 HAND = """
