@@ -14,13 +14,16 @@ from __future__ import annotations
 
 import argparse
 import gc
+import hashlib
 import json
 import re
+import sys
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -31,6 +34,7 @@ from benchmarks.coverage_comparison import side_by_side
 from benchmarks.coverage_networks import build, networks, torchvision_networks
 from pruners import PrunerError, PruningResult, UnsupportedNetworkError, prune
 from pruners.metrics import count_parameters
+from pruners.model_writers import TEMPLATES
 from pruners.verify import Case, Outcome, verify
 
 ROWS = Path("build/coverage/rows.jsonl")
@@ -73,6 +77,8 @@ class Row:
     """Of process time, for the source."""
     export: str = ""
     """`yes`, `not on the original`, or why not."""
+    code: str = ""
+    """Digest of this project's code that made the row."""
 
     @property
     def ok(self) -> bool:
@@ -85,7 +91,7 @@ class Row:
 
 def prepare(family: str, name: str) -> tuple[Row, Case | None]:
     """Prune a network and write its source; without a case where that failed."""
-    row = Row(family, name)
+    row = Row(family, name, code=code_digest())
     try:
         model, example = build(family, name)
         row = replace(row, before=count_parameters(model))
@@ -187,6 +193,13 @@ def one_line(text: str) -> str:
     """The first line of a message, without the folders of this machine."""
     first = next((line for line in text.splitlines() if line.strip()), "")
     return re.sub(r"(?<![\w.])/(?:[\w.+-]+/)+", "", " ".join(first.split()))[:300]
+
+
+@cache
+def code_digest() -> str:
+    """Of the package's files: rows of different code do not belong into one table."""
+    files = sorted((*PACKAGE.glob("*.py"), *TEMPLATES.glob("*.j2")))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 
 # --- the document ------------------------------------------------------------------------------
@@ -322,7 +335,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for row in rows:
             print(shown(row), flush=True)
     if options.write:
-        DOCUMENT.write_text(document(read_rows(options.rows)), "utf-8")
+        rows = read_rows(options.rows)
+        old = [row.name for row in rows if row.code != code_digest()]
+        if old:
+            what = f"{len(old)} of {len(rows)} rows ({old[0]}, ...)"
+            print(f"note: {what} were made by other code; run them again", file=sys.stderr)
+        DOCUMENT.write_text(document(rows), "utf-8")
 
 
 if __name__ == "__main__":

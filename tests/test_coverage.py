@@ -133,6 +133,22 @@ def test_a_run_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert [json.loads(line)["name"] for line in lines] == ["alexnet", "resnet18", "resnet18"]
 
 
+def test_rows_of_other_code_are_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, page = tmp_path / "rows.jsonl", tmp_path / "coverage.md"
+    monkeypatch.setattr(coverage, "DOCUMENT", page)
+    rows = [Row("video", name, "", code=coverage.code_digest()) for name in ("r3d_18", "s3d")]
+    arguments = ["--only", "s3d", "--resume", "--write", "--rows", str(path)]
+    coverage.append_rows(path, rows)
+    coverage.main(arguments)
+    assert "note:" not in capsys.readouterr().err
+    assert "| r3d_18 |" in page.read_text()
+    coverage.append_rows(path, [replace(rows[1], code="other")])
+    coverage.main(arguments)
+    assert "note: 1 of 2 rows (s3d, ...) were made by other code" in capsys.readouterr().err
+
+
 def test_a_name_that_is_unknown_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         coverage.main(["--only", "resnet1"])
