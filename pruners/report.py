@@ -226,7 +226,7 @@ def _smaller(
 ) -> list[str]:
     return [
         f"{network}, pruned: {parameters.before:,} -> {parameters.after:,} parameters "
-        f"(-{parameters.removed_pct:.1f} %),",
+        f"({-parameters.removed_pct:+.1f} %),",
         f"{_si(macs.before)} -> {_si(macs.after)} multiply-accumulates at {_shapes(shapes)}.",
     ]
 
