@@ -128,7 +128,7 @@ def report_on(
 def report_on_source(
     name: str,
     network: nn.Module,
-    before: nn.Module | None,
+    before: Figures | None,
     example_inputs: Sequence[Any],
     warnings: Sequence[str],
 ) -> SourceReport:
@@ -136,14 +136,14 @@ def report_on_source(
 
     Args:
         network: it, or a copy on the meta device.
-        before: the network that it was made from, where that is known.
+        before: of the network that it was made from, where that is known.
     """
     return SourceReport(
         network=name,
         origin=_origin(type(network)),
         input_shapes=_input_shapes(example_inputs),
         now=figures_of(network, example_inputs),
-        before=None if before is None else figures_of(before, example_inputs),
+        before=before,
         warnings=tuple(warnings),
     )
 

@@ -20,7 +20,14 @@ from pruners.channel_graph import Kept
 from pruners.errors import PrunerError
 from pruners.given import check_examples, check_given, hooked
 from pruners.layers import widths
-from pruners.report import SourceReport, report_on_source, source_header, source_manifest
+from pruners.report import (
+    Figures,
+    SourceReport,
+    figures_of,
+    report_on_source,
+    source_header,
+    source_manifest,
+)
 from pruners.tracing import map_tensors, nested_tensors, unwrapped
 from pruners.verify import Outcome, expected_outputs
 from pruners.weight_transfer import slim_instance
@@ -68,10 +75,21 @@ class WrittenSource(Written):
         return report_on_source(
             self.netName,
             self.slim,
-            self.original,
+            self._before(),
             self.examples[0],
             (*self.writer.warnings, *lost),
         )
+
+    def _before(self) -> Figures | None:
+        if self.original is None:
+            return None
+        try:
+            return figures_of(self.original, self.examples[0])
+        except Exception as error:
+            raise PrunerError(
+                f"original: {type(self.original).__name__} does not run on the example inputs "
+                f"({_one_line(error)}); expected the network that {self.netName} was made from"
+            ) from error
 
     @cached_property
     def untrainable(self) -> str:

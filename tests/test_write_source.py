@@ -248,6 +248,12 @@ def test_what_is_no_module_is_refused(what: str) -> None:
         write_source(given["module"], image(1, 3, 32, 32), given["original"])
 
 
+def test_an_original_of_other_inputs_is_refused() -> None:
+    result = write_source(ResNet(20), image(1, 3, 32, 32), ResNet(20, in_channels=1))
+    with pytest.raises(PrunerError, match="original: ResNet does not run on the example inputs"):
+        result.report  # noqa: B018
+
+
 def test_a_name_that_cannot_be_a_file_is_refused() -> None:
     with pytest.raises(PrunerError, match="--name 'a b': cannot be imported as a Python module"):
         write_source(ResNet(20), image(1, 3, 32, 32), name="a b")
