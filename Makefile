@@ -4,6 +4,7 @@
 # make test-fuzz   500 random networks, pruned all the way
 # make lint        ruff and mypy
 # make bench       the benchmarks
+# make coverage    docs/coverage.md: every network of torchvision and many of timm
 # make checkpoint  train the weights that ship with the zoo anew
 # make clean       remove what these made, generated files excepted
 
@@ -15,7 +16,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 # What an installation depends on; a newer one of them installs again.
 PACKAGING := setup.cfg pyproject.toml
 
-.PHONY: demo test test-zoo test-fuzz lint bench checkpoint clean
+.PHONY: demo test test-zoo test-fuzz lint bench coverage checkpoint clean
 .DELETE_ON_ERROR:
 
 # PASSIVE: threads that spin while they wait triple the time when something else runs, too.
@@ -38,6 +39,9 @@ lint: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks
+
+coverage: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.coverage --family all --write
 
 checkpoint: $(VENV)/.installed
 	$(BIN)/python -m models.train_checkpoint

@@ -5,6 +5,7 @@ python app.py demo                                  the same, fine-tuned and mea
 python app.py train --arch resnet --out FILE        weights to prune
 python app.py graph --arch resnet                   which channels go together
 python app.py diff --arch resnet                    original and generated source, side by side
+python app.py write --arch FILE.py:FUNCTION         source of a network pruned elsewhere
 python app.py --list                                everything on offer
 """
 
@@ -52,7 +53,7 @@ from pruners.job import SHIPPED_DATASET, Data, Job, noted, run_job
 from pruners.libraries import is_library_network
 from pruners.mnasnet import MNASNetPruning
 from pruners.mobilenetv2 import MobileNetV2Pruning
-from pruners.networks import Request, find_network, is_file
+from pruners.networks import Request, find_network, is_file, unpickled_network
 from pruners.progress import note, stage
 from pruners.report import unknown_operators
 from pruners.resnet import ResNetPruning
@@ -65,15 +66,20 @@ from pruners.store import check_writable, commit, save_bytes
 from pruners.tables import (
     as_json,
     described,
+    described_written,
+    files_of,
     offer,
     show,
     show_files,
     show_groups,
     show_offer,
     show_result,
+    show_written,
 )
 from pruners.training import accuracy, train
 from pruners.vgg import VGGPruning
+from pruners.write_source import write_source
+from pruners.written import checked_name
 
 ARCHITECTURES: dict[str, type[BasicPruning]] = {
     "resnet": ResNetPruning,
@@ -343,7 +349,7 @@ def demo_command(
             rows = measure_demo(finished)
     show(table_of(rows))
     print()
-    show_files(finished)
+    show_files(files_of(finished))
 
 
 @app.command("train")
@@ -501,6 +507,71 @@ _SELECTION = (
     "exact_only",
 )
 """The parameters of a command that say what is pruned."""
+
+
+@app.command("write")
+def write_command(
+    ctx: typer.Context,
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", help="A module saved whole; needs --trust-pickle."),
+    ] = None,
+    arch: Arch = None,
+    depth: Depth = None,
+    arch_args: ArchArgs = None,
+    weights: Weights = None,
+    checkpoint: Checkpoint = None,
+    input_shape: InputShape = None,
+    num_classes: NumClasses = None,
+    trust_pickle: Annotated[
+        bool, typer.Option("--trust-pickle", help="Load FILE, which runs the code in it.")
+    ] = False,
+    out: Out = Path("generated"),
+    weights_out: WeightsOut = Path("models/pruned"),
+    name: Annotated[str, typer.Option(help="Stem of the files, such as resnet18_half.")] = "",
+    seed: Seed = 0,
+    device: Device = "cpu",
+    json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Write source and weights of a network as it is, pruned elsewhere or by hand."""
+    if (file is None) == (arch is None):
+        raise PrunerError(
+            f"write: got {'neither' if file is None else 'both'}; expected either FILE, a module "
+            f"saved whole, or --arch, such as --arch FILE.py:FUNCTION"
+        )
+    if name:
+        checked_name(name)
+    for folder in (out, weights_out):
+        check_writable(folder)
+    with redirect_stdout(sys.stderr):
+        if file is not None:
+            for option in ("depth", "arch_args", "weights", "checkpoint", "num_classes"):
+                if ctx.params[option] is not None:
+                    raise PrunerError(f"--{option.replace('_', '-')}: only with --arch")
+            with stage(f"loading {file}"):
+                network = unpickled_network(file, input_shape, device, trust_pickle)
+        else:
+            setup_pruner(_given(arch))
+            request = Request(
+                *(_given(arch), depth, arch_args, input_shape, num_classes),
+                *(checkpoint, seed, device, weights),
+            )
+            with stage(f"loading {arch}"):
+                network = find_network(request)
+        with stage(f"writing {network.name}"):
+            name = name or f"{network.name.lower()}_pruned"
+            result = write_source(network.model, network.example_inputs(seed), name=name)
+            for warning in result.report.warnings:
+                note(f"warning: {warning}")
+        with (
+            stage("verifying it in a fresh process"),
+            noted(out / f"{result.fileName}.json", ctx.obj),
+        ):
+            saved = result.save(out, weights_out)
+    if json:
+        return print(as_json(described_written(result, saved)))
+    return show_written(result, saved)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

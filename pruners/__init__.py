@@ -4,6 +4,8 @@ from pruners import prune
 
 result = prune(model, example_inputs, prune_pct=50)
 result.save("generated")
+
+`write_source` does the same for a network that another tool has pruned.
 """
 
 from pruners.base import BasicPruning, Options, PruningResult, Saved, prune
@@ -45,6 +47,7 @@ from pruners.registry import MODELS, register_model
 from pruners.scoring import SCORING_MEASURES
 from pruners.version import __version__
 from pruners.weight_transfer import WeightTransferUnit
+from pruners.write_source import WrittenSource, write_source
 
 __all__ = [
     "MODELS",
@@ -69,6 +72,7 @@ __all__ = [
     "WeightTransferUnit",
     "Writer",
     "WriterError",
+    "WrittenSource",
     "__version__",
     "basic_block",
     "block_decorator",
@@ -94,4 +98,5 @@ __all__ = [
     "write_linear",
     "write_pooling",
     "write_sequential",
+    "write_source",
 ]

@@ -8,18 +8,14 @@ Each step is a function of what came before it.
 
 from __future__ import annotations
 
-import keyword
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pruners.analysis import analyse, positional_examples
 from pruners.ancestry import pruned_before, record_of
@@ -27,18 +23,18 @@ from pruners.channel_graph import ChannelGraph, Kept, Units, kept_of
 from pruners.errors import PrunerError, WriterError
 from pruners.given import check_examples, check_given, hooked
 from pruners.graph_source import with_source
-from pruners.loading import import_source
 from pruners.methods import Budget, Target, select
 from pruners.model_writers import Writer
-from pruners.origin import is_library
 from pruners.replay import corrections_of, fits, restricted
 from pruners.report import Report, header, manifest, report_on
 from pruners.scoring import measure_named, score_units
 from pruners.sizes import Rewrites, refused, rewrites
-from pruners.store import manifest_text, publish, save_bytes
-from pruners.tracing import Trace, map_tensors, nested_tensors, unwrapped
-from pruners.verify import Case, Outcome, expected_outputs, require, tolerance_for, verify
+from pruners.tracing import Trace, nested_tensors, unwrapped
+from pruners.verify import Outcome, expected_outputs
 from pruners.weight_transfer import slim_instance, transfer
+from pruners.written import Saved, Written, checked_name
+
+__all__ = ["BasicPruning", "Options", "PruningResult", "Saved", "checked_name", "prune"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,27 +55,14 @@ class Options:
         return Budget(self.prune_pct, self.target, self.min_filters, self.round_to)
 
 
-@dataclass(frozen=True, slots=True)
-class Saved:
-    """Where the artifacts of one network lie."""
-
-    source: Path
-    manifest: Path
-    weights: Path
-    verification: Outcome | None
-    """None where verification was switched off."""
-
-
 class BasicPruning:
     """Prunes one network; a family's class inherits it and sets the two names.
 
     Attributes:
         fileName: stem of the generated files (`resnet20_50`); by default the network's name in
-            lower case and the percentage (`resnet20_50_30` for what comes from `resnet20_50.py`).
-        netName: name of the network (`ResNet20`), by default its class's, or what the manifest
-            beside its generated file says; in lower case the name of the generated factory.
-        before: the original network, where the class comes from a generated file; `unknown_before`
-            says why nothing is known although there is a manifest.
+            lower case and the percentage.
+        netName: name of the network (`ResNet20`), by default its class's; in lower case the name
+            of the generated factory.
 
     Args:
         model: the network; it is not changed.
@@ -145,8 +128,11 @@ class BasicPruning:
         )
 
 
-class PruningResult:
+class PruningResult(Written):
     """A pruned network: what stays, its weights, its source, and how to store them.
+
+    The oracle is the masked original; where operators count the pruned channels, it is the
+    original with these operators restricted to the channels that stay.
 
     Attributes:
         kept: for every parameter and buffer, for every dimension, the ascending indices (int64
@@ -159,7 +145,9 @@ class PruningResult:
         self.trace = trace
         self.units = units
         self.kept = kept
-        self.state_dict: dict[str, Tensor] = transfer(pruning.model, kept)
+        self.fileName, self.factory_name = pruning.fileName, pruning.netName.lower()
+        self.given, self.examples = pruning.model, pruning.examples
+        self.state_dict = transfer(pruning.model, kept)
 
     @property
     def graph(self) -> ChannelGraph:
@@ -196,29 +184,6 @@ class PruningResult:
         self.rewrites.apply(slim)
         return slim
 
-    @property
-    def source(self) -> str:
-        """The text of the model description file."""
-        return self._source(f"{self.pruning.fileName}_pruned_v1.0.pth")
-
-    def _built(self, device: str) -> nn.Module:
-        """An instance of the generated class, without the surviving weights."""
-        module = import_source(self.pruning.fileName, self.writer.code)
-        with torch.random.fork_rng(devices=[]), torch.device(device):
-            built: nn.Module = getattr(module, self.writer.factory)()
-        return built
-
-    @cached_property
-    def model(self) -> nn.Module:
-        """An instance built from the source, with the surviving weights, on the model's device."""
-        original = self.pruning.model
-        built = self._built("cpu")
-        built.load_state_dict(self.state_dict)
-        for name, tensor in original.named_parameters():
-            built.get_parameter(name).requires_grad_(tensor.requires_grad)
-        place = next(iter(original.state_dict().values()), torch.empty(0)).device
-        return built.to(place).train(original.training)
-
     @cached_property
     def report(self) -> Report:
         """Figures before and after, widths, and why layers kept what they kept."""
@@ -227,7 +192,7 @@ class PruningResult:
         unknown_before = [pruning.unknown_before] if pruning.unknown_before else []
         report = report_on(
             pruning.netName,
-            (model, self._built("meta") if on_meta else self.model),
+            (model, self.built("meta") if on_meta else self.model),
             pruning.example_inputs,
             asdict(pruning.options),
             (self.graph, self.units, self.kept),
@@ -241,117 +206,28 @@ class PruningResult:
         )
         return replace(report, before=pruning.before)
 
-    def save(
-        self,
-        out: str | Path = "generated",
-        weights_dir: str | Path = "models/pruned",
-        verify: bool = True,
-    ) -> Saved:
-        """Write source, manifest and weights: all three, complete and verified, or none.
-
-        Args:
-            out: folder of the model description file and its manifest.
-            weights_dir: folder of the weights; other content gets the next version.
-            verify: compare with the masked original in a fresh process first.
-
-        Raises:
-            VerificationError: the slim network is not equal to the masked original.
-            PrunerError: a folder cannot be written.
-        """
-        return self.save_weights(self.state_dict, out, weights_dir, verify)
-
-    def save_weights(
-        self,
-        weights: Mapping[str, Tensor],
-        out: str | Path,
-        weights_dir: str | Path,
-        verify: bool | Outcome = True,
-        extra: Mapping[str, Any] | None = None,
-    ) -> Saved:
-        """As `save`, with other weights of the same shapes (fine-tuned ones) in the weights file.
-
-        Verification is of the surviving weights, in either case; `verify` may be what `verified`
-        returned before. `extra` goes into the manifest.
-        """
-        stem, out = self.pruning.fileName, Path(out)
-        outcome = verify if isinstance(verify, Outcome) else self.verified() if verify else None
-        content = save_bytes(weights)
-
-        def others(weights_name: str) -> dict[Path, bytes]:
-            source = self._source(weights_name, verified=outcome is not None)
-            contents = {f"{stem}.py": source.encode(), weights_name: content}
-            facts = manifest(self.report, contents, outcome, self.kept)
-            return {
-                out / f"{stem}.json": manifest_text({**facts, **(extra or {})}).encode(),
-                out / f"{stem}.py": source.encode(),
-            }
-
-        path = publish(weights_dir, f"{stem}_pruned", content, others)
-        return Saved(out / f"{stem}.py", out / f"{stem}.json", path, outcome)
-
-    def case(self, example: int = 0) -> Case:
-        """What a fresh process needs to verify this network on one of the example inputs.
-
-        The oracle is the masked original; where operators count the pruned channels, it is the
-        original with these operators restricted to the channels that stay.
-        """
-        model, pruning = self.pruning.model, self.pruning
-        inputs = pruning.examples[example]
-        floating = [t.dtype for t in self.state_dict.values() if t.is_floating_point()]
-        if self.counted:
-            tape = next(t for t in self.trace.tapes if t.example == example and not t.training)
-            expected = restricted(model, self.trace, self.kept, tape)
-        else:
-            expected = expected_outputs(
-                pruning.sourced.oracle or pruning.original, self.kept, inputs
-            )
-        return Case(
-            name=pruning.fileName,
-            source=self.source,
-            factory=self.writer.factory,
-            weights=save_bytes(self.state_dict),
-            weights_name="weights.pth",
-            inputs=map_tensors(inputs, Tensor.cpu),
-            expected=map_tensors(expected, Tensor.cpu),
-            keys=tuple(model.state_dict()),
-            tolerance=tolerance_for(floating[0] if floating else torch.float32),
-            forbidden=_home_of(pruning.original),
-            oracle="sliced" if self.counted else "masked",
-        )
-
-    def verified(self) -> Outcome:
-        """Compare with the oracle in a fresh process, on every example; the largest difference.
-
-        Raises:
-            VerificationError: the two are not equal.
-        """
-        outcomes = verify([self.case(i) for i in range(len(self.pruning.examples))])
-        require(outcomes)
-        return max(outcomes, key=lambda outcome: outcome.error)
-
     @cached_property
     def writer(self) -> Writer:
-        """The writer of the slim network; its `warnings` say what it could not keep."""
         if self.pruning.sourced.unreadable:
             raise WriterError(self.pruning.sourced.unreadable)
-        return Writer(self.slim, self.pruning.netName.lower(), self.rewrites)
+        return super().writer
 
-    def _source(self, weights_name: str, verified: bool = False) -> str:
-        stem = self.pruning.fileName
-        return self.writer.source(
-            header(self.report, stem, self.writer.factory, weights_name, verified)
-        )
+    @property
+    def home(self) -> nn.Module:
+        return self.pruning.original
 
+    def oracle(self, example: int) -> tuple[str, Any]:
+        if not self.counted:
+            original = self.pruning.sourced.oracle or self.pruning.original
+            return "masked", expected_outputs(original, self.kept, self.examples[example])
+        tape = next(t for t in self.trace.tapes if t.example == example and not t.training)
+        return "sliced", restricted(self.given, self.trace, self.kept, tape)
 
-def checked_name(name: str) -> str:
-    """The stem of generated files; PrunerError where Python could not import such a file."""
-    taken = name in sys.stdlib_module_names or name in ("torch", "torchvision", "numpy")
-    if not name.isidentifier() or keyword.iskeyword(name) or taken:
-        why = "is the name of another module" if taken else "cannot be imported as a Python module"
-        raise PrunerError(
-            f"--name {name!r}: {why}; expected letters, digits and underscores, as in resnet20_50"
-        )
-    return name
+    def header(self, weights_name: str, verified: bool) -> str:
+        return header(self.report, self.fileName, self.writer.factory, weights_name, verified)
+
+    def facts(self, contents: Mapping[str, bytes], outcome: Outcome | None) -> dict[str, Any]:
+        return manifest(self.report, contents, outcome, self.kept)
 
 
 def _nothing_to_remove(name: str, units: Units) -> str:
@@ -361,12 +237,6 @@ def _nothing_to_remove(name: str, units: Units) -> str:
         f"{name}: has no channel that could be removed; all {units.count} stay"
         f"{': ' if reasons else ''}{'; '.join(reasons)}"
     )
-
-
-def _home_of(model: nn.Module) -> tuple[str, ...]:
-    """What the generated file must live without: the modules of the network's own classes."""
-    modules = {type(m).__module__ for m in model.modules()}
-    return tuple(sorted(m.split(".")[0] for m in modules if not is_library(m)))
 
 
 def prune(

@@ -161,8 +161,12 @@ def follow_widths(modules: Iterable[nn.Module]) -> None:
             module.__dict__[name] = value
 
 
-def widths(module: nn.Module) -> dict[str, Any]:
+def widths(module: nn.Module, runs: bool = False) -> dict[str, Any]:
     """The attributes of a `torch.nn` layer that its tensors determine, as they ought to be.
+
+    Args:
+        runs: the layer works as it is, so that its groups are right; the channels that it says
+            need not be, for it computes nothing with those.
 
     >>> widths(nn.Conv2d(4, 8, 1, groups=4))
     {'in_channels': 4, 'out_channels': 8, 'groups': 4}
@@ -172,7 +176,8 @@ def widths(module: nn.Module) -> dict[str, Any]:
     if isinstance(module, _ConvNd) and weight is not None:
         rows, columns = weight.shape[:2]
         groups, transposed = module.groups, module.transposed
-        if groups > 1 and module.in_channels == groups:  # depthwise: groups go with channels
+        if groups > 1 and module.in_channels == groups and not runs:
+            # Depthwise: groups go with channels.
             groups = rows if transposed else rows // (module.out_channels // groups)
         ins, outs = (rows, columns * groups) if transposed else (columns * groups, rows)
         return {"in_channels": ins, "out_channels": outs, "groups": groups}
@@ -185,7 +190,8 @@ def widths(module: nn.Module) -> dict[str, Any]:
         return {"normalized_shape": tuple(weight.shape)}
     if isinstance(module, nn.GroupNorm) and weight is not None:
         full = own["num_channels"]
-        groups = weight.shape[0] if module.num_groups == full else module.num_groups
+        alone = module.num_groups == full and not runs
+        groups = weight.shape[0] if alone else module.num_groups
         return {"num_channels": weight.shape[0], "num_groups": groups}
     if isinstance(module, nn.Embedding) and weight is not None:
         return {"num_embeddings": weight.shape[0], "embedding_dim": weight.shape[1]}

@@ -6,11 +6,13 @@ import hashlib
 import importlib.util
 import linecache
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import TypeGuard
 
+import torch
 from torch import nn
 
 from pruners.errors import PrunerError, did_you_mean
@@ -44,30 +46,85 @@ def class_from_file(path: Path, class_name: str) -> type[nn.Module]:
     Raises:
         PrunerError: there is no such file, it raises on import, or it has no such class.
     """
-    if not path.is_file():
-        raise PrunerError(f"--arch {path}:{class_name}: no such file; expected FILE.py:CLASS")
-    root, name = path.resolve().parent, path.stem
-    while (root / "__init__.py").exists():
-        root, name = root.parent, f"{root.name}.{name}"
-    what = f"--arch {path}:{class_name}"
-    top, _, rest = name.partition(".")
-    if rest and not _is_package_at(sys.modules.get(top), root / top):
-        name = f"{_package_at(root / top, what)}.{rest}"
-    module = _imported(path.resolve(), root, name, what)
+    module = _module_of(path, class_name)
     cls = getattr(module, class_name, None)
-    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
-        classes = [
-            n
-            for n, value in vars(module).items()
-            if isinstance(value, type)
-            and issubclass(value, nn.Module)
-            and value.__module__ == module.__name__
-        ]
-        raise PrunerError(
-            f"--arch {path}:{class_name}: the file has no such torch.nn.Module class"
-            f"{did_you_mean(class_name, classes)}; it has {', '.join(classes) or 'none'}"
-        )
+    if not _is_network(cls):
+        raise _nothing_like(module, path, class_name, "class", _is_network)
     return cls
+
+
+def maker_from_file(path: Path, name: str) -> Callable[..., nn.Module]:
+    """As `class_from_file`, a class of networks or a function that returns one."""
+    module = _module_of(path, name)
+    maker = getattr(module, name, None)
+    if not _is_maker(maker):
+        raise _nothing_like(module, path, name, "class or function", _is_maker)
+    return maker
+
+
+def _is_network(value: object) -> TypeGuard[type[nn.Module]]:
+    return isinstance(value, type) and issubclass(value, nn.Module)
+
+
+def _is_maker(value: object) -> TypeGuard[Callable[..., nn.Module]]:
+    return _is_network(value) or (callable(value) and not isinstance(value, type | nn.Module))
+
+
+def _nothing_like(
+    module: ModuleType, path: Path, name: str, kind: str, fits: Callable[[object], bool]
+) -> PrunerError:
+    known = [
+        n
+        for n, value in vars(module).items()
+        if fits(value) and getattr(value, "__module__", None) == module.__name__
+    ]
+    return PrunerError(
+        f"--arch {path}:{name}: the file has no such torch.nn.Module {kind}"
+        f"{did_you_mean(name, known)}; it has {', '.join(known) or 'none'}"
+    )
+
+
+def network_from_pickle(path: Path) -> nn.Module:
+    """A module that was saved whole, with `torch.save(model, path)`; loading it runs its code.
+
+    The folder of the file and the current one are importable meanwhile: the classes are looked
+    for there.
+
+    Raises:
+        PrunerError: there is no such file, it cannot be loaded, or holds no module.
+    """
+    what = f"write {path}"
+    if not path.is_file():
+        raise PrunerError(f"{what}: no such file; expected what torch.save(model, FILE) wrote")
+    with _importable(path.resolve().parent), _importable(Path.cwd()):
+        try:
+            loaded = torch.load(path, map_location="cpu", weights_only=False)
+        except Exception as error:
+            raise PrunerError(
+                f"{what}: loading it raised {type(error).__name__}: "
+                f"{' '.join(str(error).split())[:200]}; expected a module whose classes can be "
+                f"imported from here; --arch FILE.py:FUNCTION needs no pickle"
+            ) from error
+    if not isinstance(loaded, nn.Module):
+        raise PrunerError(
+            f"{what}: holds a {type(loaded).__name__}, expected a torch.nn.Module; weights alone "
+            f"go with --arch FILE.py:CLASS --checkpoint {path}"
+        )
+    return loaded
+
+
+def _module_of(path: Path, name: str) -> ModuleType:
+    """The module of a user's file."""
+    what = f"--arch {path}:{name}"
+    if not path.is_file():
+        raise PrunerError(f"{what}: no such file; expected FILE.py:CLASS")
+    root, module = path.resolve().parent, path.stem
+    while (root / "__init__.py").exists():
+        root, module = root.parent, f"{root.name}.{module}"
+    top, _, rest = module.partition(".")
+    if rest and not _is_package_at(sys.modules.get(top), root / top):
+        module = f"{_package_at(root / top, what)}.{rest}"
+    return _imported(path.resolve(), root, module, what)
 
 
 def _is_package_at(module: ModuleType | None, folder: Path) -> bool:

@@ -17,7 +17,7 @@ from pruners.ancestry import record_of
 from pruners.datasets import DataSplits
 from pruners.errors import PrunerError, did_you_mean
 from pruners.libraries import LibraryNetwork, fetching, is_library_network, library_network
-from pruners.loading import class_from_file
+from pruners.loading import maker_from_file, network_from_pickle
 from pruners.registry import MODELS, ModelEntry
 from pruners.store import load_checkpoint
 
@@ -27,7 +27,8 @@ class Request:
     """What the options say about the network, as they were typed."""
 
     arch: str
-    """A family of the zoo, torchvision:NAME, timm:NAME, or FILE.py:CLASS."""
+    """A family of the zoo, torchvision:NAME, timm:NAME, or FILE.py:CLASS; a function that returns
+    a network will do, too."""
     depth: int | None = None
     arch_args: str | None = None
     """JSON object: the arguments of a user's class, or of a library's network."""
@@ -57,7 +58,9 @@ class Network:
     def example_inputs(self, seed: int = 0, batch: int = 2) -> Tensor:
         """Random examples, the same for the same seed; two, as batch norm cannot train on one."""
         generator = torch.Generator().manual_seed(seed)
-        return torch.randn(batch, *self.input_shape, generator=generator).to(self.device)
+        floating = (p.dtype for p in self.model.parameters() if p.is_floating_point())
+        examples = torch.randn(batch, *self.input_shape, generator=generator)
+        return examples.to(self.device, next(floating, torch.float32))
 
 
 def find_network(
@@ -93,6 +96,26 @@ def find_network(
         load_checkpoint(model, path)
         weights = "shipped"
     return Network(name, model.to(device), shape, weights, device)
+
+
+def unpickled_network(path: Path, input_shape: str | None, device: str, trusted: bool) -> Network:
+    """A network that was saved whole, as tools that prune in memory tell their users to.
+
+    Raises:
+        PrunerError: it is not trusted (nothing is read then), or holds no network.
+    """
+    if not trusted:
+        raise PrunerError(
+            f"write {path}: a module saved whole is a pickle, which runs code to load; refused, "
+            f"nothing was executed; pass --trust-pickle if you made the file yourself, or name a "
+            f"function that returns the network: --arch FILE.py:FUNCTION"
+        )
+    if input_shape is None:
+        raise PrunerError(f"write {path}: needs --input-shape, such as 3,224,224")
+    shape, place = parsed_shape(input_shape), checked_device(device)
+    with _no_exit(f"write {path}", "loading it"):
+        model = network_from_pickle(path)
+    return Network(type(model).__name__, model.to(place), shape, "checkpoint", place)
 
 
 def is_file(arch: str) -> bool:
@@ -198,7 +221,7 @@ def _from_file(request: Request, splits: DataSplits | None) -> Found:
         )
     what = f"--arch {request.arch}"
     with _no_exit(what, "importing the file"):
-        cls = class_from_file(Path(path), class_name)
+        cls = maker_from_file(Path(path), class_name)
     arguments = _arguments(cls, what, request.arch_args)
     if request.num_classes is not None:
         arguments = _with_classes(cls, arguments, request.num_classes)
@@ -216,7 +239,7 @@ def _from_file(request: Request, splits: DataSplits | None) -> Found:
             f"--arch {request.arch}: needs --input-shape, such as 3,32,32 (or a --dataset, "
             f"whose shape it takes)"
         )
-    name = cls.__name__ if record is None or not record.network else record.network
+    name = record.network if record is not None and record.network else type(model).__name__
     return name, model, shape, None
 
 
@@ -292,7 +315,7 @@ def _arguments(cls: Callable[..., nn.Module], what: str, text: str | None) -> di
         for name in arguments:
             if name not in named:
                 raise PrunerError(
-                    f"--arch-args: {cls.__name__} takes no argument {name!r}"
+                    f"--arch-args: {_name(cls)} takes no argument {name!r}"
                     f"{did_you_mean(name, named)}; it takes {', '.join(named) or 'none'}"
                 )
     missing = [n for n, p in named.items() if p.default is p.empty and n not in arguments]
@@ -312,7 +335,7 @@ def _with_classes(
     takes = "num_classes" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     if not takes or arguments.get("num_classes", num_classes) != num_classes:
         raise PrunerError(
-            f"--num-classes {num_classes}: the constructor of {cls.__name__} "
+            f"--num-classes {num_classes}: the constructor of {_name(cls)} "
             f"{'has no argument num_classes' if not takes else 'gets another from --arch-args'}; "
             f"say it in --arch-args only"
         )
@@ -321,6 +344,10 @@ def _with_classes(
 
 def _parameters(cls: Callable[..., nn.Module]) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(cls).parameters)
+
+
+def _name(cls: Callable[..., nn.Module]) -> str:
+    return getattr(cls, "__name__", type(cls).__name__)
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -344,7 +371,7 @@ def _built(
 ) -> nn.Module:
     """The network; errors of the kind `through` are the caller's to explain."""
     try:
-        return cls(**arguments)
+        model = cls(**arguments)
     except (PrunerError, through):
         raise
     except Exception as error:
@@ -352,6 +379,9 @@ def _built(
             f"{what}: building the network raised {type(error).__name__}: "
             f"{' '.join(str(error).split())}; check --arch-args"
         ) from error
+    if not isinstance(model, nn.Module):
+        raise PrunerError(f"{what}: returned a {type(model).__name__}, expected a torch.nn.Module")
+    return model
 
 
 @contextmanager

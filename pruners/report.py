@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pruners.ancestry import Before
 from pruners.channel_graph import Axis, ChannelGraph, Kept, Units, UnknownOperator
+from pruners.layers import is_weighted, weight_axes
 from pruners.metrics import count_macs, count_parameters
 from pruners.verify import Outcome
 from pruners.version import __version__
@@ -60,6 +61,32 @@ class Report:
     """The original network, where this is not the first step."""
 
 
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a network costs."""
+
+    parameters: int
+    macs: int
+    """Multiply-accumulates of one example, by torch's flop counter."""
+    widths: Mapping[str, int]
+    """Output channels of every convolution and Linear, by module path."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceReport:
+    """A network that was pruned elsewhere, or not at all, and is written as it is."""
+
+    network: str
+    origin: str
+    """File and class that it came from."""
+    input_shapes: tuple[tuple[int, ...], ...]
+    """Of one example of every tensor input."""
+    now: Figures
+    before: Figures | None
+    """Of the network that it was made from, where that is known."""
+    warnings: tuple[str, ...]
+
+
 def report_on(
     name: str,
     models: tuple[nn.Module, nn.Module],
@@ -90,7 +117,7 @@ def report_on(
         network=name,
         origin=_origin(type(full)),
         options=dict(options),
-        input_shapes=tuple(tuple(x.shape[1:]) for x in example_inputs if isinstance(x, Tensor)),
+        input_shapes=_input_shapes(example_inputs),
         parameters=Change(count_parameters(full), count_parameters(slim)),
         macs=Change(count_macs(full, example_inputs), count_macs(slim, example_inputs)),
         widths=widths,
@@ -99,6 +126,40 @@ def report_on(
         renormalised=tuple(renormalised),
         warnings=(*unknown_operators(graph), *_counting(renormalised), *warnings),
     )
+
+
+def report_on_source(
+    name: str,
+    network: nn.Module,
+    before: Figures | None,
+    example_inputs: Sequence[Any],
+    warnings: Sequence[str],
+) -> SourceReport:
+    """Figures of a network that is written as it is.
+
+    Args:
+        network: it, or a copy on the meta device.
+        before: of the network that it was made from, where that is known.
+    """
+    return SourceReport(
+        network=name,
+        origin=_origin(type(network)),
+        input_shapes=_input_shapes(example_inputs),
+        now=figures_of(network, example_inputs),
+        before=before,
+        warnings=tuple(warnings),
+    )
+
+
+def figures_of(network: nn.Module, example_inputs: Sequence[Any]) -> Figures:
+    """What a network costs."""
+    widths = {}
+    for path, module in network.named_modules():
+        if is_weighted(module) and isinstance(weight := module._parameters.get("weight"), Tensor):
+            widths[path] = weight.shape[weight_axes(path, module)[0].dim]
+            # Of a grouped transposed convolution the axis holds one group.
+            widths[path] *= module.groups if getattr(module, "transposed", False) else 1
+    return Figures(count_parameters(network), count_macs(network, example_inputs), widths)
 
 
 def unknown_operators(graph: ChannelGraph) -> list[str]:
@@ -125,24 +186,20 @@ def header(
     report: Report, stem: str, factory: str, weights_name: str, verified: bool = False
 ) -> str:
     """The docstring of a generated file: what it is, from what, how much smaller, how to load."""
-    shape = ", ".join("x".join(str(n) for n in s) for s in report.input_shapes)
-    parameters, macs, options = report.parameters, report.macs, report.options
-    first = report.before is None
-    pruned = "pruned" if first else "pruned again"
+    options, first = report.options, report.before is None
     compared = "the original" if first else "the network before this step"
     return "\n".join(
         (
-            f"{report.network}, {pruned}: {parameters.before:,} -> {parameters.after:,} "
-            f"parameters (-{parameters.removed_pct:.1f} %),",
-            f"{_si(macs.before)} -> {_si(macs.after)} multiply-accumulates at {shape}.",
+            *_smaller(
+                f"{report.network}, {'pruned' if first else 'pruned again'}",
+                *(report.parameters, report.macs, report.input_shapes),
+            ),
             *_original(report),
             "",
             *_generated_from(report),
             f"Measure {options['measure']}, method {options['method']}.",
             *([f"Verified against {compared}: see {stem}.json."] if verified else []),
-            "",
-            f"    from {stem} import {factory}",
-            f'    model = {factory}(weights="{weights_name}")',
+            *_usage(stem, factory, weights_name),
         )
     )
 
@@ -167,6 +224,53 @@ def _generated_from(report: Report) -> list[str]:
     ]
 
 
+def source_header(
+    report: SourceReport, stem: str, factory: str, weights_name: str, verified: bool = False
+) -> str:
+    """The docstring of the file of a network that is written as it is."""
+    now, before = report.now, report.before
+    if before is None:
+        first = [
+            f"{report.network}: {now.parameters:,} parameters,",
+            f"{_si(now.macs)} multiply-accumulates at {_shapes(report.input_shapes)}.",
+        ]
+    else:
+        parameters = Change(before.parameters, now.parameters)
+        macs = Change(before.macs, now.macs)
+        first = _smaller(f"{report.network}, pruned", parameters, macs, report.input_shapes)
+    return "\n".join(
+        (
+            *first,
+            "",
+            f"Generated from an instance of {report.origin}; edit freely.",
+            *([f"Verified against that instance: see {stem}.json."] if verified else []),
+            *_usage(stem, factory, weights_name),
+        )
+    )
+
+
+def _smaller(
+    network: str, parameters: Change, macs: Change, shapes: Sequence[Sequence[int]]
+) -> list[str]:
+    return [
+        f"{network}: {parameters.before:,} -> {parameters.after:,} parameters "
+        f"({-parameters.removed_pct:+.1f} %),",
+        f"{_si(macs.before)} -> {_si(macs.after)} multiply-accumulates at {_shapes(shapes)}.",
+    ]
+
+
+def _usage(stem: str, factory: str, weights_name: str) -> list[str]:
+    return [
+        "",
+        f"    from {stem} import {factory}",
+        f'    model = {factory}(weights="{weights_name}")',
+    ]
+
+
+def _shapes(shapes: Sequence[Sequence[int]]) -> str:
+    return ", ".join("x".join(str(n) for n in shape) for shape in shapes)
+
+
 def manifest(
     report: Report, contents: Mapping[str, bytes], outcome: Outcome | None, kept: Kept
 ) -> dict[str, Any]:
@@ -181,22 +285,14 @@ def manifest(
     if before is not None:
         kept = before.composed(kept)
     return {
-        "network": report.network,
-        "generated_from": report.origin,
+        **_provenance(report),
         **({} if before is None else {"pruned_before": before.described()}),
-        "versions": {"pruners": __version__, "torch": torch.__version__},
         "options": {k: list(v) if isinstance(v, tuple) else v for k, v in report.options.items()},
         "input_shapes": [list(shape) for shape in report.input_shapes],
-        "files": {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
+        "files": _digests(contents),
         "parameters": _figures(report.parameters),
         "macs": _figures(report.macs),
-        "verification": None
-        if outcome is None
-        else {
-            "oracle": outcome.oracle,
-            "max_relative_error": float(f"{outcome.error:.1e}"),
-            "tolerance": outcome.tolerance,
-        },
+        "verification": _verification(outcome),
         "widths": {name: [w.before, w.after] for name, w in report.widths.items()},
         "kept_because": dict(report.kept_because),
         "unknown_operators": [
@@ -216,6 +312,59 @@ def home_of(module: str) -> str:
     if file.startswith("<generated graph_"):
         file = "its traced graph"
     return f"{package}/{file}" if package else file
+
+
+def source_manifest(
+    report: SourceReport, contents: Mapping[str, bytes], outcome: Outcome | None
+) -> dict[str, Any]:
+    """The manifest of a network that is written as it is; as `manifest`, where both say it.
+
+    Without a network that it was made from, figures have no `before`, and a width is one number.
+    """
+    now, before = report.now, report.before
+    return {
+        **_provenance(report),
+        "input_shapes": [list(shape) for shape in report.input_shapes],
+        "files": _digests(contents),
+        "parameters": _of_both(before.parameters if before else None, now.parameters),
+        "macs": _of_both(before.macs if before else None, now.macs),
+        "verification": _verification(outcome),
+        "widths": {
+            name: [before.widths[name], width] if before and name in before.widths else width
+            for name, width in now.widths.items()
+        },
+        "warnings": list(report.warnings),
+    }
+
+
+def _provenance(report: Report | SourceReport) -> dict[str, Any]:
+    return {
+        "network": report.network,
+        "generated_from": report.origin,
+        "versions": {"pruners": __version__, "torch": torch.__version__},
+    }
+
+
+def _digests(contents: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+
+
+def _verification(outcome: Outcome | None) -> dict[str, Any] | None:
+    if outcome is None:
+        return None
+    return {
+        "oracle": outcome.oracle,
+        "max_relative_error": float(f"{outcome.error:.1e}"),
+        "tolerance": outcome.tolerance,
+    }
+
+
+def _of_both(before: int | None, after: int) -> dict[str, Any]:
+    return {"after": after} if before is None else _figures(Change(before, after))
+
+
+def _input_shapes(example_inputs: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(x.shape[1:]) for x in example_inputs if isinstance(x, Tensor))
 
 
 def _origin(cls: type) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -18,8 +19,10 @@ from pruners.job import Finished
 from pruners.libraries import OFFERED
 from pruners.methods import PRUNING_METHODS, TARGETS
 from pruners.registry import MODELS
-from pruners.report import manifest
+from pruners.report import manifest, source_manifest
 from pruners.scoring import SCORING_MEASURES
+from pruners.write_source import WrittenSource
+from pruners.written import Saved
 
 _WIDE = 200
 """Columns where there is no terminal: nothing is cut off or wrapped."""
@@ -74,11 +77,10 @@ def described(finished: Finished) -> dict[str, Any]:
     return facts
 
 
-def show_files(finished: Finished) -> None:
+def show_files(files: Mapping[str, tuple[str, str]]) -> None:
     """The names of the files, and what they are."""
-    files = list(files_of(finished).values())
-    width = max((len(path) for path, _ in files), default=0)
-    for path, what in files:
+    width = max((len(path) for path, _ in files.values()), default=0)
+    for path, what in files.values():
         print(f"{path:{width}}  {what}")
 
 
@@ -86,7 +88,7 @@ def show_result(finished: Finished) -> None:
     """The names of the files, and the figures."""
     report, accuracy = finished.result.report, finished.accuracy
     if finished.saved is not None:
-        show_files(finished)
+        show_files(files_of(finished))
         print()
     table = figures("", "before", "after", "removed")
     for name, change in (("parameters", report.parameters), ("MACs", report.macs)):
@@ -103,6 +105,34 @@ def show_result(finished: Finished) -> None:
         f"\nverified: differs from the {outcome.oracle} original by {outcome.error:.1e} "
         f"(relative; tolerance {outcome.tolerance:.0e})"
     )
+
+
+def written_files(result: WrittenSource, saved: Saved) -> dict[str, tuple[str, str]]:
+    """The files of a network that was written as it is: path, and what it is."""
+    return {
+        "source": (str(saved.source), f"the network, {_imports(result.source)}"),
+        "manifest": (str(saved.manifest), "figures, and what was compared"),
+        "weights": (str(saved.weights), "its weights (a plain state_dict)"),
+    }
+
+
+def described_written(result: WrittenSource, saved: Saved) -> dict[str, Any]:
+    """As `described`, of a network that was written as it is."""
+    facts = source_manifest(result.report, {}, saved.verification)
+    facts["files"] = {kind: path for kind, (path, _) in written_files(result, saved).items()}
+    return facts
+
+
+def show_written(result: WrittenSource, saved: Saved) -> None:
+    """As `show_result`, of a network that was written as it is."""
+    show_files(written_files(result, saved))
+    now, outcome = result.report.now, saved.verification
+    print(f"\n{now.parameters:,} parameters, {now.macs:,} MACs")
+    if outcome is not None:
+        print(
+            f"verified: differs from the network in memory by {outcome.error:.1e} "
+            f"(relative; tolerance {outcome.tolerance:.0e})"
+        )
 
 
 def show_groups(graph: ChannelGraph) -> None:

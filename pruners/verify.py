@@ -281,6 +281,8 @@ class Case:
     files, which stand for their folder. Installed packages cannot be refused by folder; a dotted
     name (`"torchvision.models"`) is refused as an import of the file itself only."""
     oracle: str = "masked"
+    trains: bool = True
+    """Whether one step in train mode is taken, too."""
 
     def __post_init__(self) -> None:
         for what, name in (("module", self.name), ("factory", self.factory)):
@@ -440,6 +442,7 @@ def _described(case: Case) -> dict[str, Any]:
         "weights_name": case.weights_name,
         "keys": list(case.keys),
         "tolerance": case.tolerance,
+        "trains": case.trains,
         # A package imports its own parts, so a dotted name cannot be refused at run time.
         "modules": [name for name in case.forbidden if _is_module(name) and "." not in name],
         "folders": [str(path.parent if path.suffix == ".py" else path) for path in paths],

@@ -304,7 +304,8 @@ def run_case(
         raise MismatchError(
             f"the output differs from the oracle by {error:.2e}, more than {case['tolerance']:.0e}"
         )
-    _train(model, data["inputs"])
+    if case["trains"]:
+        _train(model, data["inputs"])
 
 
 def _module(value: object, factory: str) -> nn.Module:

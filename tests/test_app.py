@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pickle
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -116,6 +118,23 @@ class Needs(nn.Module):
     def __init__(self, width, depth, bias=True):
         super().__init__()
         self.conv = nn.Conv2d(3, width, 3)
+
+
+def narrow(width=8):
+    """As another tool leaves a network: fewer channels than its class says."""
+    net = Flat()
+    net.conv.weight = nn.Parameter(net.conv.weight[:4].detach().clone())
+    net.conv.bias = nn.Parameter(net.conv.bias[:4].detach().clone())
+    net.fc.weight = nn.Parameter(net.fc.weight[:, : 4 * 64].detach().clone())
+    return net
+
+
+def build():
+    return Net()
+
+
+def state():
+    return Flat().state_dict()
 
 
 class Boom(nn.Module):
@@ -261,7 +280,8 @@ def test_bad_options(run: Run, folder: Path, arguments: str, message: str) -> No
         ),
         (
             ["nets.py:Nett"],
-            r"--arch nets.py:Nett: the file has no such torch.nn.Module class; did you mean Net.*",
+            r"--arch nets.py:Nett: the file has no such torch.nn.Module class or function; "
+            r"did you mean Net.*",
         ),
         (["exits.py:Net"], "--arch exits.py:Net: importing the file called sys.exit; .*"),
         (["raises.py:Net"], "--arch raises.py:Net: importing the file raised KeyError: 'key'"),
@@ -699,3 +719,94 @@ def test_exact_only_keeps_what_a_layer_norm_counts(run: Run) -> None:
     told = json.loads(manifest.read_text())
     assert told["verification"]["oracle"] == "masked"
     assert re.match(r"--exact-only: .*norm.* counts channels", told["kept_because"]["conv1"])
+
+
+# --- write -------------------------------------------------------------------------------------
+
+
+WRITE = ("write", "--input-shape", "3,8,8", "--out", "gen", "--weights-out", "weights")
+
+
+def test_write_what_a_function_returns(run: Run, folder: Path) -> None:
+    done = run(*WRITE, "--arch", "nets.py:narrow")
+    assert done.code == 0, done.error
+    assert "gen/flat_pruned.py            the network, imports torch only\n" in done.out
+    assert "verified: differs from the network in memory by 0.0e+00" in done.out
+    assert written(folder) == [
+        *("gen/flat_pruned.json", "gen/flat_pruned.py", "weights/flat_pruned_v1.0.pth")
+    ]
+    assert "nn.Conv2d(3, 4, kernel_size=3, padding=1)" in Path("gen/flat_pruned.py").read_text()
+
+
+def test_write_as_json_and_with_a_name(run: Run, folder: Path) -> None:
+    torch.save(ResNet(20).state_dict(), "resnet.pth")
+    arguments = ("--arch", "resnet", "--checkpoint", "resnet.pth", "--name", "whole", "--json")
+    done = run("write", "--out", "gen", "--weights-out", "weights", *arguments)
+    assert done.code == 0, done.error
+    facts = json.loads(done.out)
+    assert facts["files"]["source"] == "gen/whole.py"
+    assert facts["verification"]["oracle"] == "module"
+    assert facts["parameters"] == {"after": 272474}
+
+
+def test_write_a_module_that_was_saved_whole(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, redirect_stdout(sys.stderr):
+        patch.syspath_prepend(folder)
+        torch.save(importlib.import_module("nets").narrow(), "whole.pth")
+    del sys.modules["nets"]
+    refused(
+        run(*WRITE, "whole.pth"),
+        r"write whole\.pth: a module saved whole is a pickle, which runs code to load; refused, "
+        r"nothing was executed; pass --trust-pickle .* --arch FILE\.py:FUNCTION",
+    )
+    assert run(*WRITE, "whole.pth", "--trust-pickle").code == 0
+    assert Path("gen/flat_pruned.py").exists()
+    assert str(folder) not in sys.path
+
+
+def test_write_executes_nothing_without_trust(run: Run, folder: Path) -> None:
+    torch.save(Evil(), "evil.pth")
+    refused(run(*WRITE, "evil.pth"), r"write evil\.pth: a module saved whole is a pickle, .*")
+    assert written(folder) == ["evil.pth"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "write: got neither; expected either FILE, .*, or --arch, .*"),
+        ("x.pth --arch nets.py:narrow", "write: got both; expected either FILE, .*"),
+        ("x.pth --trust-pickle", r"write x\.pth: no such file; expected what torch\.save.*"),
+        ("x.pth --trust-pickle --depth 3", "--depth: only with --arch"),
+        ("x.pth --checkpoint y.pth", "--checkpoint: only with --arch"),
+        (
+            "state.pth --trust-pickle",
+            r"write state\.pth: holds a OrderedDict, expected a torch\..*",
+        ),
+        ("bad.pth --trust-pickle", r"write bad\.pth: loading it raised UnpicklingError: .*"),
+        ("--arch nets.py:state", r"--arch nets.py:state: returned a OrderedDict, expected a .*"),
+        ("--arch nets.py:nothing", "--arch nets.py:nothing: the file has no such .* or function.*"),
+        ("--arch resent", r"--arch resent: unknown; did you mean resnet\?.*"),
+        ("--arch nets.py:narrow --name 1x", "--name '1x': cannot be imported as a Python .*"),
+    ],
+)
+def test_write_refuses(run: Run, folder: Path, arguments: str, message: str) -> None:
+    torch.save(ResNet(20).state_dict(), "state.pth")
+    Path("bad.pth").write_bytes(b"no pickle")
+    refused(run(*WRITE, *arguments.split()), message)
+    assert written(folder) == ["bad.pth", "state.pth"]
+
+
+def test_write_needs_an_input_shape_for_a_file(run: Run, folder: Path) -> None:
+    Path("whole.pth").write_bytes(b"never read")
+    refused(
+        run("write", "whole.pth", "--trust-pickle"),
+        r"write whole\.pth: needs --input-shape, such as 3,224,224",
+    )
+
+
+def test_a_function_of_a_file_is_pruned_as_a_class_is(run: Run, unverified: None) -> None:
+    done = run("--arch", "nets.py:build", "--input-shape", "3,32,32", "--dry-run", "--json")
+    assert done.code == 0, done.error
+    assert json.loads(done.out)["network"] == "Net"

@@ -20,24 +20,9 @@ import torchvision
 from oracle import difference, half, randomise
 from torch import nn
 
+from benchmarks.coverage_networks import SIZES, VIDEO
 from pruners.channel_graph import kept_of
 from pruners.replay import replay, restricted, trace
-
-VIDEO = {
-    "mc3_18": (4, 32),
-    "mvit_v1_b": (16, 224),
-    "mvit_v2_s": (16, 224),
-    "r2plus1d_18": (4, 32),
-    "r3d_18": (4, 32),
-    "s3d": (16, 224),  # its average pool has a kernel of (2, 7, 7)
-    "swin3d_b": (4, 64),
-    "swin3d_s": (4, 64),
-    "swin3d_t": (4, 64),
-}
-"""Frames and pixels; the networks of `mvit` have a table of positions for theirs."""
-
-SIZES = {"alexnet": 96, "maxvit_t": 224, "inception_v3": 299}
-"""Pixels where 64 are too few; Inception's auxiliary head runs over 17x17 positions."""
 
 NAMES = (
     *torchvision.models.list_models(module=torchvision.models),
@@ -51,7 +36,7 @@ def build(name: str) -> tuple[nn.Module, torch.Tensor]:
     if name in ("googlenet", "inception_v3"):
         options["init_weights"] = False  # a truncated normal from SciPy, a minute long
     if name.startswith("vit_"):
-        options["image_size"] = 56 if name == "vit_h_14" else 64
+        options["image_size"] = SIZES.get(name, 64)
     if name in torchvision.models.list_models(module=torchvision.models.segmentation):
         options["weights_backbone"] = None
     torch.manual_seed(0)

@@ -526,3 +526,24 @@ def test_torchvision(name: str) -> None:
     outcome = parity(model, torch.randn(1, 3, 64, 64))
     assert outcome.error < 1e-12
     assert outcome.graph.unknown == []
+
+
+class Queries(nn.Module):
+    """A batch made of parameters, through a convolution that makes images smaller."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(4, 1, 1, 1))
+        self.conv = nn.Conv2d(3, 6, 3, stride=2)
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.scale * x.mean(0, keepdim=True)
+        return self.head(self.conv(x).mean((2, 3)))
+
+
+def test_labels_along_the_batch_survive_a_convolution_with_a_stride() -> None:
+    """FocalNet of timm, in train mode, has such."""
+    outcome = parity(Queries(), torch.randn(2, 3, 9, 9))
+    assert outcome.error < 1e-12
+    assert outcome.removed("conv.weight", 0) > 0

@@ -1,0 +1,227 @@
+"""A network with its source: imported, verified and stored in one way, whoever has pruned it.
+
+`PruningResult` and `WrittenSource` differ in their figures and in their oracle; the rest is here.
+"""
+
+from __future__ import annotations
+
+import keyword
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruners.errors import PrunerError
+from pruners.loading import import_source
+from pruners.model_writers import Writer
+from pruners.origin import is_library
+from pruners.sizes import Rewrites
+from pruners.store import manifest_text, publish, save_bytes
+from pruners.tracing import map_tensors
+from pruners.verify import Case, Outcome, require, tolerance_for, verify
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """Where the artifacts of one network lie."""
+
+    source: Path
+    manifest: Path
+    weights: Path
+    verification: Outcome | None
+    """None where verification was switched off."""
+
+
+class Written(ABC):
+    """A network as source, with its weights.
+
+    Attributes:
+        fileName: stem of the files: `resnet20_50`.
+        factory_name: what the function that builds the network is to be called.
+        given: the network that the source is made from, whose keys, device, mode and
+            `requires_grad` the generated one has.
+        examples: the positional inputs of every example.
+        state_dict: the weights of the generated network.
+    """
+
+    fileName: str
+    factory_name: str
+    given: nn.Module
+    examples: list[tuple[Any, ...]]
+    state_dict: dict[str, Tensor]
+
+    @property
+    @abstractmethod
+    def slim(self) -> nn.Module:
+        """The network that is written, on the meta device, for reading only."""
+
+    @abstractmethod
+    def oracle(self, example: int) -> tuple[str, Any]:
+        """What the generated network must compute on an example: the oracle's name, its output."""
+
+    @property
+    def home(self) -> nn.Module:
+        """The network whose modules the generated file must live without."""
+        return self.given
+
+    @property
+    def untrainable(self) -> str:
+        """Why the given network itself cannot run in train mode; empty where it can."""
+        return ""
+
+    @abstractmethod
+    def header(self, weights_name: str, verified: bool) -> str:
+        """The docstring of the file."""
+
+    @abstractmethod
+    def facts(self, contents: Mapping[str, bytes], outcome: Outcome | None) -> dict[str, Any]:
+        """The manifest; `contents` are the files that it describes, by name."""
+
+    @cached_property
+    def writer(self) -> Writer:
+        """The writer of the slim network; its `warnings` say what it could not keep."""
+        return Writer(self.slim, self.factory_name, self.rewrites)
+
+    @cached_property
+    def rewrites(self) -> Rewrites:
+        """The numbers in forwards that have to follow the widths."""
+        return Rewrites()
+
+    @property
+    def source(self) -> str:
+        """The text of the model description file."""
+        return self._source(f"{self._weights_stem}_v1.0.pth")
+
+    def built(self, device: str) -> nn.Module:
+        """An instance of the generated class, without the weights."""
+        module = import_source(self.fileName, self.writer.code)
+        with torch.random.fork_rng(devices=[]), torch.device(device):
+            built: nn.Module = getattr(module, self.writer.factory)()
+        return built
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """An instance built from the source, with its weights, on the given network's device."""
+        built = self.built("cpu")
+        built.load_state_dict(self.state_dict)
+        for name, tensor in self.given.named_parameters():
+            built.get_parameter(name).requires_grad_(tensor.requires_grad)
+        place = next(iter(self.given.state_dict().values()), torch.empty(0)).device
+        return built.to(place).train(self.given.training)
+
+    def save(
+        self,
+        out: str | Path = "generated",
+        weights_dir: str | Path = "models/pruned",
+        verify: bool = True,
+    ) -> Saved:
+        """Write source, manifest and weights: all three, complete and verified, or none.
+
+        Args:
+            out: folder of the model description file and its manifest.
+            weights_dir: folder of the weights; other content gets the next version.
+            verify: compare with the oracle in a fresh process first.
+
+        Raises:
+            VerificationError: the generated network is not equal to its oracle.
+            PrunerError: a folder cannot be written.
+        """
+        return self.save_weights(self.state_dict, out, weights_dir, verify)
+
+    def save_weights(
+        self,
+        weights: Mapping[str, Tensor],
+        out: str | Path,
+        weights_dir: str | Path,
+        verify: bool | Outcome = True,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Saved:
+        """As `save`, with other weights of the same shapes (fine-tuned ones) in the weights file.
+
+        Verification is of the surviving weights, in either case; `verify` may be what `verified`
+        returned before. `extra` goes into the manifest.
+        """
+        stem, out = self.fileName, Path(out)
+        self._keep_the_original(out / f"{stem}.py")
+        outcome = verify if isinstance(verify, Outcome) else self.verified() if verify else None
+        content = save_bytes(weights)
+
+        def others(weights_name: str) -> dict[Path, bytes]:
+            source = self._source(weights_name, verified=outcome is not None)
+            facts = self.facts({f"{stem}.py": source.encode(), weights_name: content}, outcome)
+            return {
+                out / f"{stem}.json": manifest_text({**facts, **(extra or {})}).encode(),
+                out / f"{stem}.py": source.encode(),
+            }
+
+        path = publish(weights_dir, self._weights_stem, content, others)
+        return Saved(out / f"{stem}.py", out / f"{stem}.json", path, outcome)
+
+    def case(self, example: int = 0) -> Case:
+        """What a fresh process needs to verify this network on one of the example inputs."""
+        oracle, expected = self.oracle(example)
+        floating = [t.dtype for t in self.state_dict.values() if t.is_floating_point()]
+        return Case(
+            name=self.fileName,
+            source=self.source,
+            factory=self.writer.factory,
+            weights=save_bytes(self.state_dict),
+            weights_name="weights.pth",
+            inputs=map_tensors(self.examples[example], Tensor.cpu),
+            expected=map_tensors(expected, Tensor.cpu),
+            keys=tuple(self.given.state_dict()),
+            tolerance=tolerance_for(floating[0] if floating else torch.float32),
+            forbidden=_home_of(self.home),
+            oracle=oracle,
+            trains=not self.untrainable,
+        )
+
+    def verified(self) -> Outcome:
+        """Compare with the oracle in a fresh process, on every example; the largest difference.
+
+        Raises:
+            VerificationError: the two are not equal.
+        """
+        outcomes = verify([self.case(i) for i in range(len(self.examples))])
+        require(outcomes)
+        return max(outcomes, key=lambda outcome: outcome.error)
+
+    def _keep_the_original(self, path: Path) -> None:
+        """PrunerError where the file is one that the network's classes come from."""
+        modules = (sys.modules.get(type(m).__module__) for m in self.home.modules())
+        files = {file for m in modules if (file := getattr(m, "__file__", None)) is not None}
+        if path.exists() and any(path.resolve() == Path(file).resolve() for file in files):
+            raise PrunerError(
+                f"{path}: the network itself comes from this file; choose another --name NAME, "
+                f"or another folder with --out DIR"
+            )
+
+    @property
+    def _weights_stem(self) -> str:
+        return f"{self.fileName.removesuffix('_pruned')}_pruned"
+
+    def _source(self, weights_name: str, verified: bool = False) -> str:
+        return self.writer.source(self.header(weights_name, verified))
+
+
+def checked_name(name: str) -> str:
+    """The stem of generated files; PrunerError where Python could not import such a file."""
+    taken = name in sys.stdlib_module_names or name in ("torch", "torchvision", "numpy")
+    if not name.isidentifier() or keyword.iskeyword(name) or taken:
+        why = "is the name of another module" if taken else "cannot be imported as a Python module"
+        raise PrunerError(
+            f"--name {name!r}: {why}; expected letters, digits and underscores, as in resnet20_50"
+        )
+    return name
+
+
+def _home_of(model: nn.Module) -> tuple[str, ...]:
+    """What the generated file must live without: the modules of the network's own classes."""
+    modules = {type(m).__module__ for m in model.modules()}
+    return tuple(sorted(m.split(".")[0] for m in modules if not is_library(m)))
