@@ -232,8 +232,10 @@ class ClassPlan:
             if statement is None:
                 continue
             arguments, local = initialisation.names_from_arguments(statement, init)
-            defaults = {a: initialisation.default_of(init, a) for a in arguments}
-            missing = sorted(local | {a for a, default in defaults.items() if default is None})
+            defaults = {a: initialisation.default_of(init, a, source) for a in arguments}
+            missing = sorted(
+                (local - arguments) | {a for a, default in defaults.items() if default is None}
+            )
             if missing:
                 self.context.warnings.append(
                     f"{self.cls.__name__}: the initialisation `{_first_line(statement)}` is left "

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import libcst as cst
@@ -46,10 +50,10 @@ class ClassText:
         reference = to_code(describe.nn_reference(plan.base), self.context.imports)
         body: list[cst.BaseStatement] = []
         first = plan.node.body.body[0]
-        if _is_docstring(first):
-            body.append(cst.ensure_type(first, cst.SimpleStatementLine))
-        body += self._class_attributes(plan)
         init = self._init(plan)
+        if _is_docstring(first):
+            body.append(_documented(cst.ensure_type(first, cst.SimpleStatementLine), init))
+        body += self._class_attributes(plan)
         if init is not None:
             body.append(init)
         for nodes, source in plan.methods.values():
@@ -277,6 +281,70 @@ def _positional(name: str, value: Expr) -> Argument:
     return Argument(name, value, positional=True)
 
 
+def _documented(
+    docstring: cst.SimpleStatementLine, init: cst.FunctionDef | None
+) -> cst.SimpleStatementLine:
+    """The docstring without the arguments that the constructor no longer has."""
+    match docstring.body[0]:
+        case cst.Expr(value=cst.SimpleString(value=text)) if text[:3] == text[-3:]:
+            names = set() if init is None else _parameter_names(init)
+            shorter = cst.Expr(cst.SimpleString(without_gone_arguments(text, names)))
+            return docstring.with_changes(body=[shorter])
+    return docstring
+
+
+def _parameter_names(init: cst.FunctionDef) -> set[str]:
+    return {p.name.value for p in initialisation.parameters_of(init)} - {"self"}
+
+
+def without_gone_arguments(text: str, names: set[str]) -> str:
+    """A docstring, with its quotes, without the entries under `Args:` that are none of the names."""
+    quotes, inner = text[:3], text[3:-3]
+    lines = inner.rstrip().split("\n")
+    kept: list[str] = []
+    at = 0
+    while at < len(lines):
+        line = lines[at]
+        at += 1
+        if line.strip() not in ("Args:", "Arguments:"):
+            kept.append(line)
+            continue
+        block = list(takewhile(partial(_is_under, header=line), lines[at:]))
+        at += len(block)
+        left = _entries_named(block, names)
+        if left:
+            kept += [line, *left]
+        else:
+            while kept and not kept[-1].strip():
+                kept.pop()
+    changed = len(kept) != len(lines)
+    end = inner[len(inner.rstrip()) :]
+    return quotes + "\n".join(kept).rstrip() + end + quotes if changed else text
+
+
+def _is_under(line: str, header: str) -> bool:
+    """Whether a line is empty or stands deeper than the header of its section."""
+    return not line.strip() or _indent(line) > _indent(header)
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
+def _entries_named(block: Sequence[str], names: set[str]) -> list[str]:
+    """The entries of an `Args:` section that are of the names, and the empty lines behind them."""
+    depth = min((_indent(line) for line in block if line.strip()), default=0)
+    kept: list[str] = []
+    keeps = False
+    for line in block:
+        if line.strip() and _indent(line) == depth:
+            name = re.match(r"\s*`?\*{0,2}(\w+)", line)
+            keeps = name is not None and name[1] in names
+        if keeps or not line.strip():
+            kept.append(line)
+    return kept if any(line.strip() for line in kept) else []
+
+
 def _is_docstring(statement: cst.CSTNode) -> bool:
     return (
         isinstance(statement, cst.SimpleStatementLine)
@@ -295,7 +363,12 @@ def _of(plan: ClassPlan, argument: str) -> cst.Annotation | None:
     for parameter in (p for init, _ in plan.inits for p in initialisation.parameters_of(init)):
         if parameter.name.value == argument and parameter.annotation is not None:
             code = origin.code_of(parameter.annotation.annotation)
-            return parameter.annotation if code in ("bool", "int", "float", "str") else None
+            if code in ("bool", "int", "float", "str"):
+                return parameter.annotation
+    default = plan.init_arguments[argument]
+    kind = type(ast.literal_eval(origin.code_of(default)))
+    if kind in (bool, int, float, str):
+        return cst.Annotation(cst.Name(kind.__name__))
     return None
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -169,16 +171,49 @@ def names_from_arguments(
     return used & arguments - {"self"}, (used & outside & local) - arguments
 
 
-def default_of(init: cst.FunctionDef, argument: str) -> cst.BaseExpression | None:
-    """The default value of an argument, if it is a plain literal."""
+def default_of(
+    init: cst.FunctionDef, argument: str, source: ModuleSource
+) -> cst.BaseExpression | None:
+    """The default value of an argument, if it is a plain literal.
+
+    Where `__init__` turns it into another first, as in `if init_weights is None: init_weights =
+    True`, what it turns it into.
+    """
+    defaults: dict[str, Any] = {}
+    found: cst.BaseExpression | None = None
     for parameter in parameters_of(init):
-        if parameter.name.value == argument and parameter.default is not None:
+        if parameter.default is not None:
             try:
-                ast.literal_eval(code_of(parameter.default))
+                defaults[parameter.name.value] = ast.literal_eval(code_of(parameter.default))
             except (ValueError, SyntaxError):
-                return None
-            return parameter.default
-    return None
+                continue
+            if parameter.name.value == argument:
+                found = parameter.default
+    if found is None:
+        return None
+    changes = [s for s in init.body.body if argument in _stored_names(s)]
+    if not changes:
+        return found
+    space = {**vars(sys.modules[source.name]), **defaults}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exec("\n".join(code_of(s) for s in changes), space)
+    except Exception:
+        return None
+    value = space[argument]
+    return cst.parse_expression(repr(value)) if type(value) in _PLAIN else None
+
+
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def _stored_names(statement: cst.CSTNode) -> set[str]:
+    return {
+        node.id
+        for node in ast.walk(ast.parse(code_of(statement)))
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
 
 
 def comments_before(init: cst.FunctionDef) -> dict[str, list[cst.EmptyLine]]:

@@ -929,11 +929,11 @@ def batch_norm(n: Notes, call: Call) -> Labels | list[Labels]:
                 first = False
             else:
                 n.meet(carried, own, "normalises an input of the network")
-    others = [
-        left
-        for layer in n.others(x, 1)
-        if (left := n.without(layer, range(1, x.dim()), "is normalised over")) is not None
-    ]
+    others = n.others(x, 1)
+    for layer in others:
+        # The statistics of a channel are over these: a standardised weight, say.
+        if any(dim != 1 for dim in varies(layer)):
+            n.count(layer)
     result = [] if carried is None else [spread(carried, 1, x.shape)]
     labels = (*result, *others)
     return labels if isinstance(call.out, Tensor) else [labels, NONE, NONE][: len(call.out)]
