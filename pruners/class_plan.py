@@ -351,7 +351,8 @@ class ClassPlan:
         spec = block_spec(module)
         custom = BLOCK_TYPES[spec.lType].writer if spec else None
         if spec is not None and custom is not None:
-            return _record_of_own(custom, spec.lType, path, module)
+            own = _record_of_own(custom, spec.lType, path, module)
+            return {name: self._opened(f"{path}.{name}", expr) for name, expr in own.items()}
         record: dict[str, Expr] = {}
         of_base: set[str] = set()
         if self.base is not nn.Module:
@@ -384,6 +385,14 @@ class ClassPlan:
             if name not in of_base:
                 record[name] = self.context.child(f"{path}.{name}" if path else name, child)
         return record
+
+    def _opened(self, path: str, expr: Expr) -> Expr:
+        """A layer with the arguments of the network that go into it."""
+        if not isinstance(expr, Call):
+            return expr
+        free = self.context.free
+        opened = tuple(replace(a, value=free.get((path, a.name), a.value)) for a in expr.arguments)
+        return replace(expr, arguments=opened)
 
     @property
     def holds_layers(self) -> bool:

@@ -26,7 +26,7 @@ from pruners import describe, initialisation, origin
 from pruners.blocks import register_writer
 from pruners.class_plan import ClassPlan, Context
 from pruners.class_text import ClassText
-from pruners.definitions import Definitions, public_home
+from pruners.definitions import RESERVED, Definitions, public_home
 from pruners.describe import (
     write_activation,
     write_batch_norm,
@@ -134,7 +134,11 @@ class Writer:
             for child in {type(m) for module in plan.instances for m in module.modules()}:
                 if child in self._plans:
                     definitions.depends(plan.source.name, child.__module__)
-        taken = factory in definitions.names() or factory in {"torch", "Path", *imports.statements}
+        taken = factory in definitions.names() or factory in {
+            "Path",
+            *RESERVED,
+            *imports.statements,
+        }
         taken = taken or keyword.iskeyword(factory)
         self.factory = checked_identifier(f"build_{factory}" if taken else factory)
 

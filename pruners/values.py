@@ -128,7 +128,7 @@ def _named(value: Any, needs: Needs) -> Reference | None:
     """A function or class by the name under which it can be imported, or is defined."""
     name, module = getattr(value, "__qualname__", ""), getattr(value, "__module__", "") or ""
     plain = getattr(value, "__name__", "")
-    if not is_plain_name(plain) or not is_plain_name(name):
+    if not is_plain_name(plain):
         return None
     if getattr(torch, plain, None) is value:
         return Reference(f"torch.{plain}", "import torch")
@@ -136,7 +136,7 @@ def _named(value: Any, needs: Needs) -> Reference | None:
         return Reference(f"nn.{plain}", "from torch import nn")
     if getattr(torch.nn.functional, plain, None) is value:
         return Reference(f"F.{plain}", "import torch.nn.functional as F")
-    if getattr(sys.modules.get(module), name, None) is not value:
+    if not is_plain_name(name) or getattr(sys.modules.get(module), name, None) is not value:
         return None  # a lambda, something within a function, or not what the name leads to
     if module == "builtins":
         return Reference(name)
