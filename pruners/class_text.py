@@ -298,7 +298,7 @@ def _parameter_names(init: cst.FunctionDef) -> set[str]:
 
 
 def without_gone_arguments(text: str, names: set[str]) -> str:
-    """A docstring, with its quotes, without the entries under `Args:` that are none of the names."""
+    """A docstring with its quotes, without the entries under `Args:` that are not of the names."""
     quotes, inner = text[:3], text[3:-3]
     lines = inner.rstrip().split("\n")
     kept: list[str] = []
