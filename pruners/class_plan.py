@@ -251,7 +251,8 @@ class ClassPlan:
     def _find_starts(self) -> None:
         """How the tensors begin that the class's own `__init__` makes."""
         given = [self.context.given.get(path, {}) for path in self.paths]
-        starts = Starts(self.cls, self.instances, self.inits, given, self.context.defaults)
+        then = [(origin.code_of(s), source.name) for s, source in self.init_statements]
+        starts = Starts(self.cls, self.instances, self.inits, given, self.context.defaults, then)
         methods = {name: nodes for name, (nodes, _, _) in self._methods.items()}
         of_layer = self._of_layer()
         for module in self.instances:

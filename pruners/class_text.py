@@ -286,9 +286,10 @@ def _documented(
 ) -> cst.SimpleStatementLine:
     """The docstring without the arguments that the constructor no longer has."""
     match docstring.body[0]:
-        case cst.Expr(value=cst.SimpleString(value=text)) if text[:3] == text[-3:]:
+        case cst.Expr(value=cst.SimpleString(value=text)) if text[-3:] in ('"""', "'''"):
             names = set() if init is None else _parameter_names(init)
-            shorter = cst.Expr(cst.SimpleString(without_gone_arguments(text, names)))
+            prefix, quotes = text[: text.index(text[-3:])], text[text.index(text[-3:]) :]
+            shorter = cst.Expr(cst.SimpleString(prefix + without_gone_arguments(quotes, names)))
             return docstring.with_changes(body=[shorter])
     return docstring
 

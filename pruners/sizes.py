@@ -23,12 +23,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from inspect import signature
 from typing import Any
 
 import libcst as cst
 from libcst.metadata import MetadataWrapper, PositionProvider
 from torch import nn
 
+from pruners.describe import layer_base
 from pruners.errors import PrunerError, WriterError
 from pruners.expressions import Imports, Literal, checked_identifier, to_code
 from pruners.origin import Sources, is_library, text_of
@@ -871,6 +873,8 @@ class _Planner:
         chain = _chain(node)
         if chain is None:
             return []
+        if self._is_of_layer(chain, size):
+            return [node]  # torch's own methods read it as well, and mean the same
         found: list[ast.expr] = []
         holder = self.modules.get(size.holder or "")
         for cls in type(holder).__mro__:
@@ -880,6 +884,12 @@ class _Planner:
         if self._read_elsewhere(str(chain[0])):
             return []
         return found
+
+    def _is_of_layer(self, chain: tuple[str | int, ...], size: _Size) -> bool:
+        """Whether the attribute is one that a layer of torch is built with."""
+        holder = self.modules.get(size.holder or "")
+        base = layer_base(type(holder)) if holder is not None else None
+        return base is not None and len(chain) == 1 and chain[0] in signature(base).parameters
 
     def _read_elsewhere(self, name: str) -> bool:
         """Whether methods of the network read an attribute of this name of anything but `self`."""

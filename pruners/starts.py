@@ -22,6 +22,7 @@ import libcst as cst
 import torch
 from torch import Tensor, nn
 
+from pruners.definitions import Node
 from pruners.errors import WriterError
 from pruners.expressions import HOLE, Argument, Expr, Literal, Verbatim
 from pruners.initialisation import parameters_of
@@ -62,6 +63,8 @@ class Starts:
     given: Sequence[Mapping[str, Any]]
     defaults: Mapping[str, Any]
     """Defaults of the network's own arguments, for those that go down by their name."""
+    then: Sequence[tuple[str, str]] = ()
+    """(code, module) of the statements that initialise at the end of `__init__`."""
 
     def of(self, name: str) -> list[Start | None]:
         """For every instance, how the parameter or buffer begins; None where that is not known."""
@@ -116,19 +119,19 @@ class Starts:
         tensor = _tensor(module, name)
         if tensor is None:
             return None
-        expr = _branch(made.expr)
-        before = _slice(expr, made.before)
-        if before is None:
-            return None
+        expr = _unplaced(_branch(made.expr))
         holes: list[Argument] = []
         if slim:
             sized = _with_sizes(expr, tensor, holes)
-            if sized is None or before:
+            if sized is None:
                 return None
             expr = sized
+        before = _slice(expr, made.before)
+        if before is None:
+            return None
         try:
             code = self._resolved(code_of(expr), number, init, holes)
-            lines = [self._resolved(code_of(line), number, init, holes) for line in before]
+            lines = [self._resolved(code_of(_unplaced(s)), number, init, holes) for s in before]
         except _UnknownError:
             return None
         verbatim = Verbatim(code.strip(), tuple(lines), tuple(holes))
@@ -138,9 +141,25 @@ class Starts:
         value = _evaluated(verbatim, module, source)
         if value is None or value.shape != tensor.shape:
             return None
-        if _only_from_source(module, name) and not _same(value, tensor):
+        if _only_from_source(module, name) and not (
+            _same(value, tensor) or _same(self._filled(name, value, module), tensor)
+        ):
             return None
         return Start(verbatim, reads, source)
+
+    def _filled(self, name: str, value: Tensor, module: nn.Module) -> Tensor | None:
+        """The buffer after the statements that initialise at the end of `__init__`."""
+        stand_in = _stand_in(module)
+        stand_in._buffers[name] = value.clone()
+        try:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                for code, home in self.then:
+                    exec(
+                        compile(code, "<start values>", "exec"), {**_space(home), "self": stand_in}
+                    )
+        except Exception:
+            return None
+        return stand_in._buffers[name]
 
     def _resolved(
         self, code: str, number: int, init: cst.FunctionDef, holes: list[Argument]
@@ -266,6 +285,26 @@ def _branch(expr: cst.BaseExpression) -> cst.BaseExpression:
         ):
             return _branch(first.value)
     return expr
+
+
+def _unplaced(node: Node) -> Node:
+    """Without `device=device` and `dtype=dtype`: where a network lies is not part of its source."""
+    placed = node.visit(_DropPlaces())
+    assert isinstance(placed, cst.CSTNode)
+    return placed
+
+
+class _DropPlaces(cst.CSTTransformer):
+    def leave_Arg(  # noqa: N802 - libcst's name
+        self, original_node: cst.Arg, updated_node: cst.Arg
+    ) -> cst.Arg | cst.RemovalSentinel:
+        match original_node:
+            case cst.Arg(keyword=cst.Name("device" | "dtype" as name), value=cst.Name(given)):
+                if given == name:
+                    return cst.RemoveFromParent()
+            case cst.Arg(star="**", value=cst.Name("dd" | "factory_kwargs")):
+                return cst.RemoveFromParent()
+        return updated_node
 
 
 def _slice(
@@ -418,7 +457,7 @@ def _renamed(code: str, names: Mapping[str, str]) -> str:
 def _evaluated(start: Verbatim, module: nn.Module, source: ModuleSource) -> Tensor | None:
     """The tensor that the code makes for an instance."""
     names = {f"{HOLE}{i}": _constant(hole.value) for i, hole in enumerate(start.holes)}
-    space = {**vars(sys.modules[source.name]), **names, "self": _stand_in(module)}
+    space = {**_space(source.name), **names, "self": _stand_in(module)}
     program = "\n".join((*start.before, f"_made = ({start.code})"))
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -427,6 +466,10 @@ def _evaluated(start: Verbatim, module: nn.Module, source: ModuleSource) -> Tens
         return None
     made = space["_made"]
     return made if isinstance(made, Tensor) else None
+
+
+def _space(module: str) -> dict[str, Any]:
+    return dict(vars(sys.modules[module]))
 
 
 def _constant(expr: Expr) -> Any:
@@ -459,8 +502,8 @@ def _only_from_source(module: nn.Module, name: str) -> bool:
     return name in module._non_persistent_buffers_set
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
-    if b.is_meta:
+def _same(a: Tensor | None, b: Tensor) -> bool:
+    if a is None or b.is_meta or a.shape != b.shape:
         return False
     # The network may have been converted since: to float64, say.
     return torch.equal(a.to(b.dtype), b)
