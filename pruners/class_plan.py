@@ -22,6 +22,8 @@ from pruners.expressions import (
     SUPER,
     Argument,
     Call,
+    Dictionary,
+    Display,
     Expr,
     Imports,
     Literal,
@@ -66,6 +68,8 @@ class Context:
     """By path, the constants that the parent's `__init__` builds a module with."""
     defaults: Mapping[str, Any]
     """Of the network's own arguments."""
+    shared: Mapping[str, str]
+    """Path of a module that also stands at another one -> the first path of it."""
     child: Callable[[str, nn.Module | None], Expr]
     """The expression that builds the module at a path."""
 
@@ -253,6 +257,7 @@ class ClassPlan:
         given = [self.context.given.get(path, {}) for path in self.paths]
         then = [(origin.code_of(s), source.name) for s, source in self.init_statements]
         starts = Starts(self.cls, self.instances, self.inits, given, self.context.defaults, then)
+        self._all = starts
         methods = {name: nodes for name, (nodes, _, _) in self._methods.items()}
         of_layer = self._of_layer()
         for module in self.instances:
@@ -383,8 +388,15 @@ class ClassPlan:
             else:
                 record[name] = self._buffer(path, name, module._buffers[name], module)
         for name, child in module._modules.items():
-            if name not in of_base:
-                record[name] = self.context.child(f"{path}.{name}" if path else name, child)
+            if isinstance(child, (nn.ParameterList, nn.ParameterDict)):
+                record[name] = self._parameters_of(name, child)
+            elif name not in of_base:
+                here = f"{path}.{name}" if path else name
+                first = self.context.shared.get(here, "")
+                if first and first.rpartition(".")[0] == path:
+                    record[name] = Reference(f"self.{first.rpartition('.')[2]}")
+                else:
+                    record[name] = self.context.child(here, child)
         return record
 
     def _opened(self, path: str, expr: Expr) -> Expr:
@@ -460,7 +472,9 @@ class ClassPlan:
                 Reference("self.register_parameter"),
                 (Argument("name", Literal(name), positional=True), _positional("param", NONE)),
             )
-        tensor = self._start(path, name)
+        return self._made_parameter(name, value, self._start(path, name))
+
+    def _made_parameter(self, name: str, value: nn.Parameter, tensor: Expr | None) -> Expr:
         if tensor is None:
             self._warn(
                 f"{self.cls.__name__}.{name}: its start values are not known from the source; "
@@ -478,6 +492,19 @@ class ClassPlan:
                 Argument("requires_grad", Literal(value.requires_grad), Literal(True)),
             ),
         )
+
+    def _parameters_of(self, name: str, holder: nn.ParameterList | nn.ParameterDict) -> Expr:
+        """A list or dictionary of parameters."""
+        made = {
+            key: self._made_parameter(f"{name}.{key}", value, self._all.of_element(name, value))
+            for key, value in holder._parameters.items()
+            if value is not None
+        }
+        items: Expr = Dictionary(tuple(made.items()))
+        if isinstance(holder, nn.ParameterList):
+            items = Display(tuple(made.values()))
+        kind = type(holder).__name__
+        return Call(Reference(f"nn.{kind}", describe.NN), (_positional("values", items),))
 
     def _warn(self, line: str) -> None:
         if line not in self.context.warnings:
@@ -627,6 +654,22 @@ def _is_idle(node: cst.CSTNode) -> bool:
 
 def _first_line(statement: cst.BaseStatement) -> str:
     return origin.code_of(statement).strip().splitlines()[0]
+
+
+def shared_modules(network: nn.Module) -> dict[str, str]:
+    """Second paths of modules, with the first; not those that lie inside of such a one."""
+    first: dict[int, str] = {}
+    shared: dict[str, str] = {}
+    for path, module in network.named_modules(remove_duplicate=False):
+        known = first.setdefault(id(module), path)
+        if known != path and not any(path.startswith(f"{other}.") for other in shared):
+            shared[path] = known
+    return shared
+
+
+def is_container_path(network: nn.Module, path: str) -> bool:
+    """Whether a module is an item of a container, not an attribute of a class."""
+    return describe.is_container(network.get_submodule(path.rpartition(".")[0]))
 
 
 def _snake(name: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import libcst as cst
 
 from pruners import describe, initialisation, origin
-from pruners.class_plan import ClassPlan, Context
+from pruners.class_plan import ClassPlan, Context, is_container_path, shared_modules
 from pruners.definitions import Node, without_foreign_decorators
 from pruners.expressions import (
     ABSENT,
@@ -82,7 +82,9 @@ class ClassText:
                 if isinstance(statement, cst.SimpleStatementLine):
                     for name in origin.defined_names(statement):
                         own = name in plan.instances[0].__dict__
-                        if name in read and not own and name not in found:
+                        # The version of a module travels with its state_dict.
+                        wanted = name in read or name == "_version"
+                        if wanted and not own and name not in found:
                             found[name] = self._local(statement, source)
         return list(found.values())
 
@@ -159,14 +161,28 @@ class ClassText:
         return params
 
     def _ties(self) -> list[cst.BaseStatement]:
-        """`self.head.weight = self.embedding.weight` for tensors that layers share."""
+        """`self.head.weight = self.embedding.weight` for tensors that layers share, and
+        `self.decoder.norm = self.encoder.norm` for layers that blocks share.
+        """
         statements: list[cst.BaseStatement] = []
+
+        def tie(path: str, known: str) -> None:
+            target = cst.AssignTarget(_place(path))
+            statements.append(cst.SimpleStatementLine([cst.Assign([target], _place(known))]))
+
+        network = self.context.network
+        shared = shared_modules(network)
+        for path, known in shared.items():
+            if path.rpartition(".")[0] != known.rpartition(".")[0] or is_container_path(
+                network, path
+            ):
+                tie(path, known)
         first: dict[int, str] = {}
-        for name, tensor in self.context.network.state_dict(keep_vars=True).items():
+        for name, tensor in network.state_dict(keep_vars=True).items():
             known = first.setdefault(id(tensor), name)
-            if known != name:
-                target = cst.AssignTarget(_place(name))
-                statements.append(cst.SimpleStatementLine([cst.Assign([target], _place(known))]))
+            inside = any(name.startswith(f"{path}.") for path in shared)
+            if known != name and not inside:
+                tie(name, known)
         return statements
 
     def _assignment(self, name: str, expr: Expr) -> list[cst.BaseStatement]:

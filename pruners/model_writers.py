@@ -24,7 +24,7 @@ from torch import nn
 
 from pruners import describe, initialisation, origin
 from pruners.blocks import register_writer
-from pruners.class_plan import ClassPlan, Context
+from pruners.class_plan import ClassPlan, Context, shared_modules
 from pruners.class_text import ClassText
 from pruners.definitions import RESERVED, Definitions, public_home
 from pruners.describe import (
@@ -122,6 +122,7 @@ class Writer:
             read_of_others=_read_of_others(classes, sources),
             given=given_arguments(network, sources),
             defaults=_defaults(root, sources),
+            shared=shared_modules(network),
             child=self._child,
         )
         self._plans: dict[type, ClassPlan] = {}

@@ -85,6 +85,33 @@ class Starts:
             return [None] * len(self.instances)
         return [None] * len(self.instances)
 
+    def of_element(self, name: str, tensor: Tensor) -> Verbatim | None:
+        """How a parameter in the ParameterList or ParameterDict `self.NAME` begins.
+
+        Known where the source makes all elements of that many dimensions by one call, such as
+        `torch.ones(channels, 1, 1)`, and nothing more is done to it.
+        """
+        for init, _ in self.inits:
+            made = _maker_of(name, init)
+            if made is None:
+                continue
+            finder = _FindSizes(tensor.dim())
+            made.expr.visit(finder)
+            rest = code_of(made.expr).strip()
+            for call in finder.found:
+                rest = rest.replace(code_of(call), "made")
+            arithmetic = any(isinstance(node, ast.BinOp) for node in ast.walk(ast.parse(rest)))
+            makers = {code_of(call) for call in finder.found}
+            if len(makers) != 1 or arithmetic:
+                return None
+            holes: list[Argument] = []
+            sized = _with_sizes(finder.found[0], tensor, holes)
+            if sized is None:
+                return None
+            code = code_of(sized).strip()
+            return Verbatim(code, (), tuple(holes)) if _loaded(code) <= _names_of(holes) else None
+        return None
+
     def from_method(self, name: str, methods: Mapping[str, list[cst.FunctionDef]]) -> str:
         """The method that makes the tensor and that `__init__` calls without arguments, or "".
 
@@ -217,6 +244,10 @@ class Starts:
             if _only_from_source(module, name) and not _same(value, actual):
                 return False
         return True
+
+
+def _names_of(holes: Sequence[Argument]) -> set[str]:
+    return {"torch", *(f"{HOLE}{i}" for i in range(len(holes)))}
 
 
 class _UnknownError(Exception):

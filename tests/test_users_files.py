@@ -117,3 +117,31 @@ def test_all_are_equal_to_the_oracle(results: dict[str, PruningResult]) -> None:
     outcomes = verify([result.case() for result in results.values()])
     require(outcomes)
     assert max(outcome.error for outcome in outcomes) < 1e-12
+
+
+def test_network_in_several_files() -> None:
+    network = class_from_file(FILES.parent / "package" / "net.py", "Net")()
+    model = randomise(network.double().eval())
+    x = torch.randn(2, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    result = prune(model, x, 50)
+    source = result.writer.code
+    for piece in (
+        "class Block(nn.Module):",
+        "class Block_2(nn.Module):",
+        "def scale(x: Tensor)",
+        "def scale_2(x: Tensor)",
+        "def swish(x: Tensor)",
+        "def doubled(function",
+        "self.again = self.second",
+        "self.tied.weight = self.head.weight",
+        "_version = 2",
+        "@torch.no_grad()",
+        'names = ("first", "second")',
+        "num_classes: int = 10",
+    ):
+        assert source.count(piece) == 1, piece
+    assert "package" not in source
+    assert result.report.kept_because == {"head": "reaches an output of the network"}
+    # One module stays one: its batch-norm statistics are updated once, not in a copy.
+    assert result.model.again is result.model.second
+    require([result.verified()])

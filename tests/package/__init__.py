@@ -1,0 +1,1 @@
+"""A network in several files, as users write them."""
