@@ -220,15 +220,21 @@ class ClassText:
         statements: list[cst.BaseStatement] = []
         items: list[Expr] = []
 
+        def append(item: Expr) -> cst.SimpleStatementLine:
+            call = Call(Reference("layers.append"), (_positional("module", item),))
+            return cst.SimpleStatementLine([cst.Expr(to_code(call, imports))])
+
         def flush() -> None:
             listed = to_code(Display(tuple(items)), imports)
             name, kind = cst.Name("layers"), cst.parse_expression("list[nn.Module]")
-            small: cst.BaseSmallStatement = (
-                cst.AugAssign(name, cst.AddAssign(), listed)
-                if statements
-                else cst.AnnAssign(name, cst.Annotation(kind), listed)
-            )
-            statements.append(cst.SimpleStatementLine([small]))
+            if not statements:
+                made = cst.AnnAssign(name, cst.Annotation(kind), listed)
+                statements.append(cst.SimpleStatementLine([made]))
+            elif len(items) == 1:
+                statements.append(append(items[0]))
+            else:
+                more = cst.AugAssign(name, cst.AddAssign(), listed)
+                statements.append(cst.SimpleStatementLine([more]))
             items.clear()
 
         for argument in expr.arguments:
@@ -237,13 +243,10 @@ class ClassText:
                 continue
             if items or not statements:
                 flush()
-            append = Call(Reference("layers.append"), (_positional("module", argument.value.item),))
             statements.append(
                 cst.If(
                     test=to_code(argument.value.flag, imports),
-                    body=cst.IndentedBlock(
-                        [cst.SimpleStatementLine([cst.Expr(to_code(append, imports))])]
-                    ),
+                    body=cst.IndentedBlock([append(argument.value.item)]),
                 )
             )
         if items:
@@ -404,6 +407,8 @@ def _annotation(values: Sequence[Expr], default: Expr | None) -> tuple[str, list
             case Call(Reference(name, statement)) if _is_value(name):
                 kinds.add(name)
                 needs += [(name, statement)] if statement else []
+            case Reference(name) if name.startswith("nn."):
+                kinds.add("type[nn.Module]")
             case Call(Reference("partial")) | Reference():
                 kinds.add("Callable[..., Any]")
                 needs += [("Callable", "from collections.abc import Callable")]

@@ -73,6 +73,8 @@ class Call:
     arguments: tuple[Argument, ...] = ()
     table: bool = False
     """Whether every argument gets a line of its own."""
+    chosen: Expr | None = None
+    """What is called, where instances call different classes: a parameter of the constructor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,13 @@ class Either:
     flag: Expr
     then: Expr
     otherwise: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """`item is not None`: whether an optional part has a width."""
+
+    item: Expr
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +159,7 @@ Expr = (
     | Display
     | Dictionary
     | Either
+    | Given
     | Handed
     | Half
     | Maybe
@@ -191,8 +201,9 @@ def to_code(expr: Expr, imports: Imports) -> cst.BaseExpression:
             return _literal(value, imports)
         case Variable(name):
             return cst.Name(checked_identifier(name))
-        case Call(function, arguments, table):
-            return _call(function, arguments, table, imports)
+        case Call(function, arguments, table, chosen):
+            called = _call(function, arguments, table, imports)
+            return called if chosen is None else called.with_changes(func=to_code(chosen, imports))
         case Display(items, brackets):
             elements = [
                 cst.StarredElement(to_code(item, imports))
@@ -215,6 +226,9 @@ def to_code(expr: Expr, imports: Imports) -> cst.BaseExpression:
         case Verbatim(code, _, holes):
             expression: cst.BaseExpression = filled(cst.parse_expression(code), holes, imports)
             return expression
+        case Given(item):
+            none = cst.ComparisonTarget(cst.IsNot(), cst.Name("None"))
+            return cst.Comparison(to_code(item, imports), [none])
         case Half(item):
             halved = to_code(item, imports)
             return cst.BinaryOperation(halved, cst.FloorDivide(), cst.Integer("2"))

@@ -34,6 +34,7 @@ from pruners.expressions import (
     Display,
     Either,
     Expr,
+    Given,
     Half,
     Literal,
     Maybe,
@@ -117,6 +118,8 @@ class _Column:
     """The value, where the column needs no parameter after all."""
     terms: tuple[int, ...] = ()
     """The columns whose sum it is in every instance: the width of a concatenation."""
+    shown_by: int = -1
+    """Of a flag: the column of a width that only the part has that it switches on."""
     half_of: int = -1
     """The column of the kernel size whose half it is in every instance: the padding."""
 
@@ -164,7 +167,12 @@ class _Sheet:
                     values = [e.arguments[k].value for e in exprs if isinstance(e, Call)]
                     value = self.lay(values, instances, (*path, argument.name))
                     laid.append(replace(argument, value=value))
-                return Call(function, tuple(laid), table)
+                called = [e.function for e in exprs if isinstance(e, Call)]
+                if all(other == function for other in called):
+                    return Call(function, tuple(laid), table)
+                # One parameter for all layers that change alike, as `activation_layer=nn.ReLU`.
+                slot = self._slot((*path, "activation_layer"), called, instances)
+                return Call(function, tuple(laid), table, slot)
             case Verbatim(code, before, holes):
                 laid = []
                 for k, hole in enumerate(holes):
@@ -247,7 +255,8 @@ class _Sheet:
         flag: bool = False,
         part: bool = False,
     ) -> Expr:
-        width = all(e.width for e in exprs if isinstance(e, (Literal, Variable))) and not part
+        numbers = [e for e in exprs if isinstance(e, (Literal, Variable))]
+        width = bool(numbers) and all(e.width for e in numbers) and not part
         self.columns.append(
             _Column(path, dict(zip(instances, exprs, strict=True)), width and not flag, flag, part)
         )
@@ -258,10 +267,15 @@ class _Sheet:
         self._merge()
         self._find_sums()
         self._find_paddings()
+        self._find_telling_widths()
         owners = [
             i
             for i, c in enumerate(self.columns)
-            if c.owner == i and c.constant is None and not c.terms and c.half_of < 0
+            if c.owner == i
+            and c.constant is None
+            and not c.terms
+            and c.half_of < 0
+            and c.shown_by < 0
         ]
         names = self._names(owners, body)
         parameters = {i: self._parameter(i, names[i]) for i in owners}
@@ -361,6 +375,26 @@ class _Sheet:
             ):
                 column.half_of = kernel.owner
 
+    def _find_telling_widths(self) -> None:
+        """A part with a width of its own is there where that is given: it needs no flag."""
+        for i, flag in enumerate(self.columns):
+            if not flag.flag or flag.owner != i or len(flag.values) < self.count:
+                continue
+            on = {k for k, value in flag.values.items() if value == Literal(True)}
+            flag.shown_by = next(
+                (
+                    j
+                    for j, c in enumerate(self.columns)
+                    if c.owner == j
+                    and c.width
+                    and c.constant is None
+                    and not c.terms
+                    and set(c.values) == on
+                    and not c.argument.startswith("in_")
+                ),
+                -1,
+            )
+
     def _is_sum(self, column: _Column, terms: tuple[int, ...]) -> bool:
         def number(expr: Expr) -> int | None:
             value = expr.value if isinstance(expr, Literal) else None
@@ -379,6 +413,8 @@ class _Sheet:
         if column.flag:
             on = sum(value == Literal(True) for value in present)
             default: Expr | None = Literal(2 * on > self.count)
+        elif any(flag.shown_by == i for flag in self.columns):
+            default = NONE
         elif len(column.values) < self.count and column.width:
             # Where the part is missing nothing reads it: the width that comes in passes through.
             full = next((c for c in self.columns if c.width and len(c.values) == self.count), None)
@@ -469,6 +505,8 @@ class _Sheet:
         if column.constant is not None:
             return column.constant
         owner = self.columns[column.owner]
+        if owner.shown_by >= 0:
+            return Given(self._value(owner.shown_by, parameters))
         if owner.half_of >= 0:
             return Half(self._value(owner.half_of, parameters))
         if owner.terms:
@@ -480,11 +518,12 @@ class _Sheet:
         match expr:
             case _Slot(column):
                 return slots[column]
-            case Call(function, arguments, table):
+            case Call(function, arguments, table, chosen):
                 return Call(
                     function,
                     tuple(replace(a, value=self._fill(a.value, slots)) for a in arguments),
                     table,
+                    chosen and self._fill(chosen, slots),
                 )
             case Display(items, brackets):
                 return Display(tuple(self._fill(item, slots) for item in items), brackets)
@@ -503,6 +542,11 @@ class _Sheet:
                 return Verbatim(code, before, filled)
         return expr
 
+
+_ACTIVATIONS = frozenset(
+    f"nn.{name}"
+    for name in ("ReLU", "ReLU6", "SiLU", "Hardswish", "Mish", "GELU", "Sigmoid", "Hardsigmoid")
+)
 
 # What a block hands on to its shortcut.
 _PASSED_ON = frozenset({"stride", "dilation"})
@@ -668,7 +712,9 @@ def _skeleton(expr: Expr) -> str:
             return name
         case Call(function, arguments):
             inner = ", ".join(f"{a.name}={_skeleton_of_argument(a.value)}" for a in arguments)
-            return f"{function.name}({inner})"
+            # Activations that are built alike stand for each other.
+            name = "activation" if function.name in _ACTIVATIONS else function.name
+            return f"{name}({inner})"
         case Display(items, brackets):
             return brackets + ", ".join(_skeleton(item) for item in items)
         case Dictionary(items):
