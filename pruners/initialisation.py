@@ -20,6 +20,7 @@ import libcst.matchers as m
 from torch import nn
 
 from pruners.describe import WIDTHS
+from pruners.expressions import is_writable
 from pruners.origin import (
     ModuleSource,
     Sources,
@@ -271,7 +272,7 @@ def free_arguments(
         if name not in _ENDS and any(argument in WIDTHS for _, argument in into_layers):
             continue
         values = [_layer_value(network, path, argument) for path, argument in here]
-        if all(v is not None and v == values[0] for v in values):
+        if all(is_writable(v) and v is not None and v == values[0] for v in values):
             found.append(FreeArgument(name, values[0], tuple(here)))
     return found
 
