@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from pruners.analysis import analyse, positional_examples
 from pruners.ancestry import pruned_before, record_of
@@ -30,7 +30,7 @@ from pruners.report import Report, header, manifest, report_on
 from pruners.scoring import measure_named, score_units
 from pruners.sizes import Rewrites, refused, rewrites
 from pruners.tracing import Trace, nested_tensors, unwrapped
-from pruners.verify import Outcome, expected_outputs
+from pruners.verify import Outcome, expected_outputs, with_telling_state
 from pruners.weight_transfer import slim_instance, transfer
 from pruners.written import Saved, Written, checked_name
 
@@ -222,6 +222,13 @@ class PruningResult(Written):
             return "masked", expected_outputs(original, self.kept, self.examples[example])
         tape = next(t for t in self.trace.tapes if t.example == example and not t.training)
         return "sliced", restricted(self.given, self.trace, self.kept, tape)
+
+    def with_random_weights(self) -> tuple[str, Any, Mapping[str, Tensor]] | None:
+        if self.counted or self.pruning.sourced.oracle is not None:
+            return None  # the oracle runs in lockstep with the network that was traced
+        random = with_telling_state(self.given)
+        expected = expected_outputs(random, self.kept, self.examples[0])
+        return "masked", expected, transfer(random, self.kept)
 
     def header(self, weights_name: str, verified: bool) -> str:
         return header(self.report, self.fileName, self.writer.factory, weights_name, verified)

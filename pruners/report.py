@@ -356,6 +356,7 @@ def _verification(outcome: Outcome | None) -> dict[str, Any] | None:
         "oracle": outcome.oracle,
         "max_relative_error": float(f"{outcome.error:.1e}"),
         "tolerance": outcome.tolerance,
+        **({"random_weights": True} if outcome.random_weights else {}),
     }
 
 

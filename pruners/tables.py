@@ -21,6 +21,7 @@ from pruners.methods import PRUNING_METHODS, TARGETS
 from pruners.registry import MODELS
 from pruners.report import manifest, source_manifest
 from pruners.scoring import SCORING_MEASURES
+from pruners.verify import Outcome
 from pruners.write_source import WrittenSource
 from pruners.written import Saved
 
@@ -103,8 +104,15 @@ def show_result(finished: Finished) -> None:
     outcome = finished.outcome
     print(
         f"\nverified: differs from the {outcome.oracle} original by {outcome.error:.1e} "
-        f"(relative; tolerance {outcome.tolerance:.0e})"
+        f"(relative; tolerance {outcome.tolerance:.0e}){_also(outcome)}"
     )
+
+
+def _also(outcome: Outcome) -> str:
+    """What else was compared."""
+    if not outcome.random_weights:
+        return ""
+    return "; its output hardly depends on the input, so random weights were compared as well"
 
 
 def written_files(result: WrittenSource, saved: Saved) -> dict[str, tuple[str, str]]:
@@ -131,7 +139,7 @@ def show_written(result: WrittenSource, saved: Saved) -> None:
     if outcome is not None:
         print(
             f"verified: differs from the network in memory by {outcome.error:.1e} "
-            f"(relative; tolerance {outcome.tolerance:.0e})"
+            f"(relative; tolerance {outcome.tolerance:.0e}){_also(outcome)}"
         )
 
 

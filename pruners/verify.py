@@ -12,6 +12,7 @@ weight transfer make use of them. Nor does it import either (a test says so).
 from __future__ import annotations
 
 import ast
+import copy
 import json
 import keyword
 import math
@@ -249,6 +250,43 @@ def _left_as_it_was(model: nn.Module) -> Iterator[None]:
                     registry.update(entries)
 
 
+def tells(expected: Any, tolerance: float) -> bool:
+    """Whether an output depends on the input by more than the tolerance: two examples differ.
+
+    Untrained networks let signals die away; what is left is the same whatever goes in, and any
+    network with the right biases would pass. Of a single example this is not known.
+    """
+    leaves = [leaf for _, _, leaf in flatten_output(expected) if isinstance(leaf, Tensor)]
+    several = [x for x in leaves if x.is_floating_point() and x.dim() and len(x) > 1]
+    return not several or any(
+        (x[1:] - x[:1]).abs().max() > 1e4 * tolerance * x.abs().max() for x in several
+    )
+
+
+def with_telling_state(model: nn.Module, seed: int = 0) -> nn.Module:
+    """A copy of a network with random weights through which signals pass.
+
+    Weights keep the variance (He et al., 2015, eq. 10); scales and variances lie around one, shifts
+    and means around zero; no two values agree. Integers stay as they are.
+    """
+    copied = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(seed)
+    variances = _running_variances(copied)
+    with torch.no_grad():
+        for name, tensor in copied.state_dict().items():
+            if not tensor.is_floating_point():
+                continue
+            values = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+            if name in variances:
+                values = 0.5 + values.abs()
+            elif tensor.dim() > 1:
+                values *= (2 / max(tensor[0].numel(), 1)) ** 0.5
+            else:
+                values = 0.1 * values + (name.endswith("weight"))
+            tensor.copy_(values.to(tensor.dtype))
+    return copied
+
+
 # --- the fresh process -------------------------------------------------------------------------
 
 
@@ -306,6 +344,9 @@ class Outcome:
     """One line; empty when ok."""
     oracle: str
     tolerance: float
+    random_weights: bool = False
+    """Whether it was compared with random weights, too, as the output of its own hardly depends on
+    the input."""
 
 
 def verify(cases: Sequence[Case], *, timeout: float = 600.0) -> list[Outcome]:

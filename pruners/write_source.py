@@ -31,7 +31,7 @@ from pruners.report import (
     source_manifest,
 )
 from pruners.tracing import map_tensors, nested_tensors, unwrapped
-from pruners.verify import Outcome, expected_outputs
+from pruners.verify import Outcome, expected_outputs, with_telling_state
 from pruners.weight_transfer import slim_instance
 from pruners.written import Written, checked_name
 
@@ -124,6 +124,11 @@ class WrittenSource(Written):
 
     def oracle(self, example: int) -> tuple[str, Any]:
         return "module", self._outputs[example]
+
+    def with_random_weights(self) -> tuple[str, Any, Mapping[str, Tensor]] | None:
+        random = with_telling_state(self.given)
+        expected = expected_outputs(random, _everything(random), self.examples[0])
+        return "module", expected, random.state_dict()
 
     def header(self, weights_name: str, verified: bool) -> str:
         return source_header(
