@@ -97,8 +97,7 @@ def _makes(tree: ast.AST, methods: Mapping[str, list[cst.FunctionDef]], seen: se
     """Whether code gives `self` an attribute other than a constant, also through its methods."""
     for node in ast.walk(tree):
         if isinstance(node, (ast.Assign, ast.AnnAssign)):
-            constant = isinstance(node.value, ast.Constant)
-            if not constant and any(_is_self_attribute(t) for t in _targets(node)):
+            if not _is_literal(node.value) and any(_is_self_attribute(t) for t in _targets(node)):
                 return True
         match node:
             case ast.Call(func=ast.Attribute(value=ast.Name(id="self"), attr=name)):
@@ -109,6 +108,15 @@ def _makes(tree: ast.AST, methods: Mapping[str, list[cst.FunctionDef]], seen: se
                     if any(_makes(ast.parse(code_of(m)), methods, seen) for m in methods[name]):
                         return True
     return False
+
+
+def _is_literal(value: ast.expr | None) -> bool:
+    """A constant, or an empty cache: nothing that a network is made of."""
+    try:
+        ast.literal_eval(value or ast.Constant(None))
+    except (ValueError, TypeError, SyntaxError):
+        return False
+    return True
 
 
 def _is_initialising_function(name: str, source: ModuleSource) -> bool:

@@ -157,8 +157,9 @@ class Starts:
         if before is None:
             return None
         try:
-            code = self._resolved(code_of(expr), number, init, holes)
-            lines = [self._resolved(code_of(_unplaced(s)), number, init, holes) for s in before]
+            *lines, code = self._all_resolved(
+                [*(code_of(_unplaced(s)) for s in before), code_of(expr)], number, init, holes
+            )
         except _UnknownError:
             return None
         verbatim = Verbatim(code.strip(), tuple(lines), tuple(holes))
@@ -178,6 +179,10 @@ class Starts:
         """The buffer after the statements that initialise at the end of `__init__`."""
         stand_in = _stand_in(module)
         stand_in._buffers[name] = value.clone()
+        for parameter, tensor in module._parameters.items():
+            # Somewhere to draw numbers into; never the network's own.
+            meta = None if tensor is None else torch.empty_like(tensor, device="meta")
+            stand_in._parameters[parameter] = None if meta is None else nn.Parameter(meta)
         try:
             with torch.random.fork_rng(devices=[]), torch.no_grad():
                 for code, home in self.then:
@@ -188,12 +193,34 @@ class Starts:
             return None
         return stand_in._buffers[name]
 
+    def _all_resolved(
+        self, codes: Sequence[str], number: int, init: cst.FunctionDef, holes: list[Argument]
+    ) -> list[str]:
+        """Statements in order; what turns an argument into something else makes it a local name."""
+        local: set[str] = set()
+        result: list[str] = []
+        for code in codes:
+            result.append(self._resolved(code, number, init, holes, local))
+            stored = _stored(ast.parse(code.strip()))
+            if not isinstance(ast.parse(code.strip()).body[0], (ast.Assign, ast.Expr)):
+                names = {p.name.value for p in parameters_of(init)}
+                if stored & names - local:
+                    raise _UnknownError  # in a branch only
+            local |= stored
+        return result
+
     def _resolved(
-        self, code: str, number: int, init: cst.FunctionDef, holes: list[Argument]
+        self,
+        code: str,
+        number: int,
+        init: cst.FunctionDef,
+        holes: list[Argument],
+        local: set[str],
     ) -> str:
         """The code with the arguments of `__init__` replaced by what is known of them."""
-        arguments = {p.name.value: p for p in parameters_of(init)}
-        aliases = _aliases(init)
+        arguments = {p.name.value: p for p in parameters_of(init) if p.name.value not in local}
+        changed = {n for s in init.body.body for n in _stored(ast.parse(code_of(s)))}
+        aliases = {a: name for a, name in _aliases(init).items() if a not in changed}
         module = self.instances[number]
         names: dict[str, str] = {}
         for name in _loaded(code) & arguments.keys() - _ALSO_READ:
@@ -470,6 +497,9 @@ def _renamed(code: str, names: Mapping[str, str]) -> str:
             return (
                 cst.parse_expression(names[original.value]) if original.value in names else updated
             )
+
+        def visit_AssignTarget(self, node: cst.AssignTarget) -> bool:  # noqa: N802
+            return not isinstance(node.target, cst.Name)
 
         def leave_Arg(self, original: cst.Arg, updated: cst.Arg) -> cst.Arg:  # noqa: N802
             return updated.with_changes(keyword=original.keyword)
