@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from pruners.analysis import analyse, positional_examples
@@ -211,6 +212,15 @@ class PruningResult(Written):
         if self.pruning.sourced.unreadable:
             raise WriterError(self.pruning.sourced.unreadable)
         return super().writer
+
+    @property
+    def precision(self) -> torch.dtype:
+        # A forward that says `.float()` rounds more than its weights do.
+        steps = (step for tape in self.trace.tapes for step in tape.steps)
+        cast = {step.kwargs.get("dtype") for step in steps if step.kwargs}
+        own = super().precision
+        lower = [d for d in (torch.float16, torch.bfloat16, torch.float32) if d in cast]
+        return min([own, *lower], key=lambda dtype: -torch.finfo(dtype).eps)
 
     @property
     def home(self) -> nn.Module:

@@ -404,12 +404,12 @@ def _annotation(values: Sequence[Expr], default: Expr | None) -> tuple[str, list
                 kinds.add("list" if brackets == "[" else "tuple")
             case Dictionary():
                 kinds.add("dict")
-            case Call(Reference(name, statement)) if _is_value(name):
+            case Call(Reference(name, statement), value=True) if name != "partial":
                 kinds.add(name)
                 needs += [(name, statement)] if statement else []
             case Reference(name) if name.startswith("nn."):
                 kinds.add("type[nn.Module]")
-            case Call(Reference("partial")) | Reference():
+            case Call(Reference("partial"), value=True) | Reference():
                 kinds.add("Callable[..., Any]")
                 needs += [("Callable", "from collections.abc import Callable")]
                 needs += [("Any", "from typing import Any")]
@@ -419,11 +419,6 @@ def _annotation(values: Sequence[Expr], default: Expr | None) -> tuple[str, list
     if {"int", "float"} <= kinds:
         kinds.discard("int")
     return " | ".join(sorted(kinds - {"None"}) + (["None"] if "None" in kinds else [])), needs
-
-
-def _is_value(name: str) -> bool:
-    """Whether what is called makes a value, such as a configuration, and no module."""
-    return name.isidentifier() and name not in ("partial",)
 
 
 def _type_of(value: Any) -> str:

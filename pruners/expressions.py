@@ -73,6 +73,8 @@ class Call:
     arguments: tuple[Argument, ...] = ()
     table: bool = False
     """Whether every argument gets a line of its own."""
+    value: bool = False
+    """Whether it makes a value, such as a configuration, and no module."""
     chosen: Expr | None = None
     """What is called, where instances call different classes: a parameter of the constructor."""
 
@@ -201,7 +203,7 @@ def to_code(expr: Expr, imports: Imports) -> cst.BaseExpression:
             return _literal(value, imports)
         case Variable(name):
             return cst.Name(checked_identifier(name))
-        case Call(function, arguments, table, chosen):
+        case Call(function, arguments, table, chosen=chosen):
             called = _call(function, arguments, table, imports)
             return called if chosen is None else called.with_changes(func=to_code(chosen, imports))
         case Display(items, brackets):

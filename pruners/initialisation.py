@@ -96,9 +96,12 @@ def _initialises(
 def _makes(tree: ast.AST, methods: Mapping[str, list[cst.FunctionDef]], seen: set[str]) -> bool:
     """Whether code gives `self` an attribute other than a constant, also through its methods."""
     for node in ast.walk(tree):
-        if isinstance(node, (ast.Assign, ast.AnnAssign)):
-            if not _is_literal(node.value) and any(_is_self_attribute(t) for t in _targets(node)):
-                return True
+        if (
+            isinstance(node, (ast.Assign, ast.AnnAssign))
+            and not _is_literal(node.value)
+            and any(_is_self_attribute(target) for target in _targets(node))
+        ):
+            return True
         match node:
             case ast.Call(func=ast.Attribute(value=ast.Name(id="self"), attr=name)):
                 if name in ("add_module", "register_module", "register_buffer"):

@@ -169,10 +169,10 @@ class _Sheet:
                     laid.append(replace(argument, value=value))
                 called = [e.function for e in exprs if isinstance(e, Call)]
                 if all(other == function for other in called):
-                    return Call(function, tuple(laid), table)
+                    return replace(exprs[0], arguments=tuple(laid))
                 # One parameter for all layers that change alike, as `activation_layer=nn.ReLU`.
                 slot = self._slot((*path, "activation_layer"), called, instances)
-                return Call(function, tuple(laid), table, slot)
+                return Call(function, tuple(laid), table, chosen=slot)
             case Verbatim(code, before, holes):
                 laid = []
                 for k, hole in enumerate(holes):
@@ -518,12 +518,13 @@ class _Sheet:
         match expr:
             case _Slot(column):
                 return slots[column]
-            case Call(function, arguments, table, chosen):
-                return Call(
-                    function,
-                    tuple(replace(a, value=self._fill(a.value, slots)) for a in arguments),
-                    table,
-                    chosen and self._fill(chosen, slots),
+            case Call(arguments=arguments, chosen=chosen):
+                return replace(
+                    expr,
+                    arguments=tuple(
+                        replace(a, value=self._fill(a.value, slots)) for a in arguments
+                    ),
+                    chosen=chosen and self._fill(chosen, slots),
                 )
             case Display(items, brackets):
                 return Display(tuple(self._fill(item, slots) for item in items), brackets)

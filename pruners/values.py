@@ -113,7 +113,7 @@ def _call(
         if expr is None:
             return None
         arguments.append(Argument(name, expr, positional=positional))
-    return Call(function, tuple(arguments))
+    return Call(function, tuple(arguments), value=True)
 
 
 def _default(field: dataclasses.Field[Any], value: Any) -> bool:

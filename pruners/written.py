@@ -66,6 +66,12 @@ class Written(ABC):
         """What the generated network must compute on an example: the oracle's name, its output."""
 
     @property
+    def precision(self) -> torch.dtype:
+        """What the network computes in."""
+        floating = [t.dtype for t in self.state_dict.values() if t.is_floating_point()]
+        return floating[0] if floating else torch.float32
+
+    @property
     def home(self) -> nn.Module:
         """The network whose modules the generated file must live without."""
         return self.given
@@ -171,7 +177,6 @@ class Written(ABC):
     def _case(
         self, example: int, oracle: str, expected: Any, weights: Mapping[str, Tensor]
     ) -> Case:
-        floating = [t.dtype for t in self.state_dict.values() if t.is_floating_point()]
         return Case(
             name=self.fileName,
             source=self.source,
@@ -181,7 +186,7 @@ class Written(ABC):
             inputs=map_tensors(self.examples[example], Tensor.cpu),
             expected=map_tensors(expected, Tensor.cpu),
             keys=tuple(self.given.state_dict()),
-            tolerance=tolerance_for(floating[0] if floating else torch.float32),
+            tolerance=tolerance_for(self.precision),
             forbidden=_home_of(self.home),
             oracle=oracle,
             trains=not self.untrainable,

@@ -69,3 +69,24 @@ def test_a_trained_network_is_compared_once() -> None:
     torch.manual_seed(0)
     model = with_telling_state(ResNet(20)).eval()
     assert not prune(model, torch.randn(2, 3, 16, 16), 50).verified().random_weights
+
+
+class Rounding(nn.Module):
+    """Computes in float32 for a while, whatever its weights are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 16, 3)
+        self.fc = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x).float().tanh()
+        return self.fc(y.mean((2, 3)).to(self.fc.weight.dtype))
+
+
+def test_the_tolerance_is_that_of_the_lowest_precision() -> None:
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    result = prune(with_telling_state(Rounding().double()).eval(), x, 40)
+    assert result.precision is torch.float32
+    assert result.verified().tolerance == 1e-5
+    assert prune(ResNet(20).double().eval(), x.repeat(1, 1, 2, 2), 40).precision is torch.float64
