@@ -216,8 +216,9 @@ class PruningResult(Written):
     @property
     def precision(self) -> torch.dtype:
         # A forward that says `.float()` rounds more than its weights do.
-        steps = (step for tape in self.trace.tapes for step in tape.steps)
-        cast = {step.kwargs.get("dtype") for step in steps if step.kwargs}
+        steps = [step for tape in self.trace.tapes for step in tape.steps]
+        said = [value for s in steps for value in (*s.args, *(s.kwargs or {}).values())]
+        cast = {value for value in said if isinstance(value, torch.dtype)}
         own = super().precision
         lower = [d for d in (torch.float16, torch.bfloat16, torch.float32) if d in cast]
         return min([own, *lower], key=lambda dtype: -torch.finfo(dtype).eps)
