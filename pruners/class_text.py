@@ -204,15 +204,21 @@ class ClassText:
         statements: list[cst.BaseStatement] = []
         items: list[Expr] = []
 
+        def append(item: Expr) -> cst.SimpleStatementLine:
+            call = Call(Reference("layers.append"), (_positional("module", item),))
+            return cst.SimpleStatementLine([cst.Expr(to_code(call, imports))])
+
         def flush() -> None:
             listed = to_code(Display(tuple(items)), imports)
             name, kind = cst.Name("layers"), cst.parse_expression("list[nn.Module]")
-            small: cst.BaseSmallStatement = (
-                cst.AugAssign(name, cst.AddAssign(), listed)
-                if statements
-                else cst.AnnAssign(name, cst.Annotation(kind), listed)
-            )
-            statements.append(cst.SimpleStatementLine([small]))
+            if not statements:
+                small: cst.BaseSmallStatement = cst.AnnAssign(name, cst.Annotation(kind), listed)
+                statements.append(cst.SimpleStatementLine([small]))
+            elif len(items) == 1:
+                statements.append(append(items[0]))
+            else:
+                small = cst.AugAssign(name, cst.AddAssign(), listed)
+                statements.append(cst.SimpleStatementLine([small]))
             items.clear()
 
         for argument in expr.arguments:
@@ -221,13 +227,10 @@ class ClassText:
                 continue
             if items or not statements:
                 flush()
-            append = Call(Reference("layers.append"), (_positional("module", argument.value.item),))
             statements.append(
                 cst.If(
                     test=to_code(argument.value.flag, imports),
-                    body=cst.IndentedBlock(
-                        [cst.SimpleStatementLine([cst.Expr(to_code(append, imports))])]
-                    ),
+                    body=cst.IndentedBlock([append(argument.value.item)]),
                 )
             )
         if items:
@@ -286,9 +289,10 @@ def _documented(
 ) -> cst.SimpleStatementLine:
     """The docstring without the arguments that the constructor no longer has."""
     match docstring.body[0]:
-        case cst.Expr(value=cst.SimpleString(value=text)) if text[:3] == text[-3:]:
+        case cst.Expr(value=cst.SimpleString(value=text, prefix=prefix)) if text[-3:] == '"""':
             names = set() if init is None else _parameter_names(init)
-            shorter = cst.Expr(cst.SimpleString(without_gone_arguments(text, names)))
+            quoted = text[len(prefix) :]
+            shorter = cst.Expr(cst.SimpleString(prefix + without_gone_arguments(quoted, names)))
             return docstring.with_changes(body=[shorter])
     return docstring
 
@@ -387,6 +391,9 @@ def _annotation(values: Sequence[Expr], default: Expr | None) -> tuple[str, list
             case Call(Reference(name, statement)) if _is_value(name):
                 kinds.add(name)
                 needs += [(name, statement)] if statement else []
+            case Reference(name, statement) if statement == describe.NN:
+                kinds.add("type[nn.Module]")
+                needs += [("nn", describe.NN)]
             case Call(Reference("partial")) | Reference():
                 kinds.add("Callable[..., Any]")
                 needs += [("Callable", "from collections.abc import Callable")]

@@ -63,6 +63,8 @@ class Argument:
     value: Expr
     default: Expr | None = None
     positional: bool = False
+    end: str = ""
+    """`in` or `out` for channels that come into a block or go out of it, whatever the name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,14 +25,14 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 class Block(nn.Module):
-    def __init__(self, in_channels: int, up_channels: int) -> None:
+    def __init__(self, dim: int, up_channels: int) -> None:
         super().__init__()
-        self.gamma = nn.Parameter(1e-06 * torch.ones(in_channels))
-        self.dw = nn.Conv2d(in_channels, in_channels, kernel_size=7, padding=3, groups=in_channels)
-        self.norm = nn.LayerNorm(in_channels, eps=1e-06)
-        self.up = nn.Linear(in_channels, up_channels)
+        self.gamma = nn.Parameter(1e-06 * torch.ones(dim))
+        self.dw = nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim)
+        self.norm = nn.LayerNorm(dim, eps=1e-06)
+        self.up = nn.Linear(dim, up_channels)
         self.act = nn.GELU()
-        self.down = nn.Linear(up_channels, in_channels)
+        self.down = nn.Linear(up_channels, dim)
 
     def forward(self, x):
         y = self.norm(self.dw(x).permute(0, 2, 3, 1))

@@ -25,18 +25,16 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 class CNBlock(nn.Module):
-    def __init__(
-        self, in_channels: int, hidden_channels: int, stochastic_depth_prob: float = 0.0
-    ) -> None:
+    def __init__(self, dim: int, hidden_channels: int, stochastic_depth_prob: float = 0.0) -> None:
         super().__init__()
-        self.layer_scale = nn.Parameter(torch.ones(in_channels, 1, 1) * 1e-06)
+        self.layer_scale = nn.Parameter(torch.ones(dim, 1, 1) * 1e-06)
         self.block = nn.Sequential(
-            nn.Conv2d(in_channels, in_channels, kernel_size=7, padding=3, groups=in_channels),
+            nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim),
             Permute([0, 2, 3, 1]),
-            nn.LayerNorm(in_channels, eps=1e-06),
-            nn.Linear(in_channels, hidden_channels),
+            nn.LayerNorm(dim, eps=1e-06),
+            nn.Linear(dim, hidden_channels),
             nn.GELU(),
-            nn.Linear(hidden_channels, in_channels),
+            nn.Linear(hidden_channels, dim),
             Permute([0, 3, 1, 2]),
         )
         self.stochastic_depth = StochasticDepth(stochastic_depth_prob, "row")

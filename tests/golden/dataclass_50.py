@@ -28,11 +28,11 @@ class Config:
 
 
 class Mixer(nn.Module):
-    def __init__(self, up_channels: int, hidden: int = 19) -> None:
+    def __init__(self, hidden: int) -> None:
         super().__init__()
         self.config = Config(hidden=hidden)
-        self.up = nn.Conv2d(12, up_channels, kernel_size=1)
-        self.down = nn.Conv2d(up_channels, 12, kernel_size=1)
+        self.up = nn.Conv2d(12, hidden, kernel_size=1)
+        self.down = nn.Conv2d(hidden, 12, kernel_size=1)
 
     def forward(self, x):
         y = self.up(x).flatten(2)
@@ -44,7 +44,7 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 12, kernel_size=3)
-        self.mixers = nn.ModuleList([Mixer(19), Mixer(19), Mixer(18, hidden=18)])
+        self.mixers = nn.ModuleList([Mixer(19), Mixer(19), Mixer(18)])
         self.fc = nn.Linear(12, 10)
 
     def forward(self, x):

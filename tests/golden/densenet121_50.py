@@ -18,16 +18,16 @@ from torch import Tensor, nn
 
 
 class _DenseLayer(nn.Module):
-    def __init__(self, in_channels: int, conv1_channels: int, out_channels: int) -> None:
+    def __init__(self, num_input_features: int, conv1_channels: int, growth_rate: int) -> None:
         super().__init__()
         self.drop_rate = 0.0
         self.memory_efficient = False
-        self.norm1 = nn.BatchNorm2d(in_channels)
+        self.norm1 = nn.BatchNorm2d(num_input_features)
         self.relu1 = nn.ReLU(inplace=True)
-        self.conv1 = nn.Conv2d(in_channels, conv1_channels, kernel_size=1, bias=False)
+        self.conv1 = nn.Conv2d(num_input_features, conv1_channels, kernel_size=1, bias=False)
         self.norm2 = nn.BatchNorm2d(conv1_channels)
         self.relu2 = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(conv1_channels, out_channels, kernel_size=3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(conv1_channels, growth_rate, kernel_size=3, padding=1, bias=False)
 
     def bn_function(self, inputs: list[Tensor]) -> Tensor:
         concated_features = torch.cat(inputs, 1)
@@ -92,15 +92,7 @@ class DenseNet(nn.Module):
     `"Densely Connected Convolutional Networks" <https://arxiv.org/pdf/1608.06993.pdf>`_.
 
     Args:
-        growth_rate (int) - how many filters to add each layer (`k` in paper)
-        block_config (list of 4 ints) - how many layers in each pooling block
-        num_init_features (int) - the number of filters to learn in the first convolution layer
-        bn_size (int) - multiplicative factor for number of bottle neck layers
-          (i.e. bn_size * k features in the bottleneck layer)
-        drop_rate (float) - dropout rate after each dense layer
         num_classes (int) - number of classification classes
-        memory_efficient (bool) - If True, uses checkpointing. Much more memory efficient,
-          but slower. Default: *False*. See `"paper" <https://arxiv.org/pdf/1707.06990.pdf>`_.
     """
 
     def __init__(self, num_classes: int = 1000) -> None:

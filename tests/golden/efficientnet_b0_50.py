@@ -20,13 +20,17 @@ class SqueezeExcitation(nn.Module):
     """
     This block implements the Squeeze-and-Excitation block from https://arxiv.org/abs/1709.01507 (see Fig. 1).
     Parameters ``activation``, and ``scale_activation`` correspond to ``delta`` and ``sigma`` in eq. 3.
+
+    Args:
+        input_channels (int): Number of channels in the input image
+        squeeze_channels (int): Number of squeeze channels
     """
 
-    def __init__(self, in_channels: int, fc1_channels: int) -> None:
+    def __init__(self, input_channels: int, squeeze_channels: int) -> None:
         super().__init__()
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc1 = nn.Conv2d(in_channels, fc1_channels, kernel_size=1)
-        self.fc2 = nn.Conv2d(fc1_channels, in_channels, kernel_size=1)
+        self.fc1 = nn.Conv2d(input_channels, squeeze_channels, kernel_size=1)
+        self.fc2 = nn.Conv2d(squeeze_channels, input_channels, kernel_size=1)
         self.activation = nn.SiLU(inplace=True)
         self.scale_activation = nn.Sigmoid()
 
@@ -45,44 +49,43 @@ class SqueezeExcitation(nn.Module):
 class MBConv(nn.Module):
     def __init__(
         self,
-        in_channels: int,
-        hidden_channels: int,
-        fc1_channels: int,
+        input_channels: int,
+        expanded_channels: int,
+        squeeze_channels: int,
         out_channels: int,
-        use_res_connect: bool = True,
         kernel_size: int = 5,
         stride: int = 1,
         stochastic_depth_prob: float = 0.0,
-        with_block_0: bool = True,
+        expand: bool = True,
     ) -> None:
         super().__init__()
-        self.use_res_connect = use_res_connect
+        self.use_res_connect = stride == 1 and input_channels == out_channels
         layers: list[nn.Module] = []
-        if with_block_0:
+        if expand:
             layers.append(
                 nn.Sequential(
-                    nn.Conv2d(in_channels, hidden_channels, kernel_size=1, bias=False),
-                    nn.BatchNorm2d(hidden_channels),
+                    nn.Conv2d(input_channels, expanded_channels, kernel_size=1, bias=False),
+                    nn.BatchNorm2d(expanded_channels),
                     nn.SiLU(inplace=True),
                 )
             )
         layers += [
             nn.Sequential(
                 nn.Conv2d(
-                    hidden_channels,
-                    hidden_channels,
+                    expanded_channels,
+                    expanded_channels,
                     kernel_size=kernel_size,
                     stride=stride,
                     padding=kernel_size // 2,
-                    groups=hidden_channels,
+                    groups=expanded_channels,
                     bias=False,
                 ),
-                nn.BatchNorm2d(hidden_channels),
+                nn.BatchNorm2d(expanded_channels),
                 nn.SiLU(inplace=True),
             ),
-            SqueezeExcitation(hidden_channels, fc1_channels),
+            SqueezeExcitation(expanded_channels, squeeze_channels),
             nn.Sequential(
-                nn.Conv2d(hidden_channels, out_channels, kernel_size=1, bias=False),
+                nn.Conv2d(expanded_channels, out_channels, kernel_size=1, bias=False),
                 nn.BatchNorm2d(out_channels),
             ),
         ]
@@ -107,70 +110,34 @@ class EfficientNet(nn.Module):
                 nn.SiLU(inplace=True),
             ),
             nn.Sequential(
-                MBConv(25, 25, 5, 10, use_res_connect=False, kernel_size=3, with_block_0=False),
+                MBConv(25, 25, 5, 10, kernel_size=3, expand=False),
             ),
             nn.Sequential(
-                MBConv(
-                    10,
-                    69,
-                    3,
-                    16,
-                    use_res_connect=False,
-                    kernel_size=3,
-                    stride=2,
-                    stochastic_depth_prob=0.0125,
-                ),
+                MBConv(10, 69, 3, 16, kernel_size=3, stride=2, stochastic_depth_prob=0.0125),
                 MBConv(16, 107, 4, 16, kernel_size=3, stochastic_depth_prob=0.025),
             ),
             nn.Sequential(
-                MBConv(
-                    16,
-                    107,
-                    3,
-                    26,
-                    use_res_connect=False,
-                    stride=2,
-                    stochastic_depth_prob=0.037500000000000006,
-                ),
+                MBConv(16, 107, 3, 26, stride=2, stochastic_depth_prob=0.037500000000000006),
                 MBConv(26, 174, 6, 26, stochastic_depth_prob=0.05),
             ),
             nn.Sequential(
-                MBConv(
-                    26,
-                    179,
-                    6,
-                    48,
-                    use_res_connect=False,
-                    kernel_size=3,
-                    stride=2,
-                    stochastic_depth_prob=0.0625,
-                ),
+                MBConv(26, 179, 6, 48, kernel_size=3, stride=2, stochastic_depth_prob=0.0625),
                 MBConv(48, 359, 12, 48, kernel_size=3, stochastic_depth_prob=0.07500000000000001),
                 MBConv(48, 349, 12, 48, kernel_size=3, stochastic_depth_prob=0.08750000000000001),
             ),
             nn.Sequential(
-                MBConv(48, 356, 12, 67, use_res_connect=False, stochastic_depth_prob=0.1),
+                MBConv(48, 356, 12, 67, stochastic_depth_prob=0.1),
                 MBConv(67, 504, 17, 67, stochastic_depth_prob=0.1125),
                 MBConv(67, 488, 17, 67, stochastic_depth_prob=0.125),
             ),
             nn.Sequential(
-                MBConv(
-                    67, 492, 17, 124, use_res_connect=False, stride=2, stochastic_depth_prob=0.1375
-                ),
+                MBConv(67, 492, 17, 124, stride=2, stochastic_depth_prob=0.1375),
                 MBConv(124, 866, 29, 124, stochastic_depth_prob=0.15000000000000002),
                 MBConv(124, 838, 29, 124, stochastic_depth_prob=0.1625),
                 MBConv(124, 845, 29, 124, stochastic_depth_prob=0.17500000000000002),
             ),
             nn.Sequential(
-                MBConv(
-                    124,
-                    865,
-                    29,
-                    191,
-                    use_res_connect=False,
-                    kernel_size=3,
-                    stochastic_depth_prob=0.1875,
-                ),
+                MBConv(124, 865, 29, 191, kernel_size=3, stochastic_depth_prob=0.1875),
             ),
             nn.Sequential(
                 nn.Conv2d(191, 770, kernel_size=1, bias=False),

@@ -52,8 +52,8 @@ class GoogLeNet(nn.Module):
         self.maxpool4 = nn.MaxPool2d(2, ceil_mode=True)
         self.inception5a = Inception(92, 43, 24, 41, 3, 21, 19)
         self.inception5b = Inception(124, 45, 17, 60, 6, 14, 21)
-        self.aux1 = InceptionAux(78, dropout_aux, num_classes)
-        self.aux2 = InceptionAux(68, dropout_aux, num_classes)
+        self.aux1 = InceptionAux(78, num_classes, dropout_aux)
+        self.aux2 = InceptionAux(68, num_classes, dropout_aux)
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.dropout = nn.Dropout(p=dropout)
         self.fc = nn.Linear(140, num_classes)
@@ -152,26 +152,26 @@ class Inception(nn.Module):
     def __init__(
         self,
         in_channels: int,
-        branch1_channels: int,
-        branch2_channels: int,
-        branch2_channels_2: int,
-        branch3_channels: int,
-        branch3_channels_2: int,
-        branch4_channels: int,
+        ch1x1: int,
+        ch3x3red: int,
+        ch3x3: int,
+        ch5x5red: int,
+        ch5x5: int,
+        pool_proj: int,
     ) -> None:
         super().__init__()
-        self.branch1 = BasicConv2d(in_channels, branch1_channels)
+        self.branch1 = BasicConv2d(in_channels, ch1x1)
         self.branch2 = nn.Sequential(
-            BasicConv2d(in_channels, branch2_channels),
-            BasicConv2d(branch2_channels, branch2_channels_2, kernel_size=3),
+            BasicConv2d(in_channels, ch3x3red),
+            BasicConv2d(ch3x3red, ch3x3, kernel_size=3),
         )
         self.branch3 = nn.Sequential(
-            BasicConv2d(in_channels, branch3_channels),
-            BasicConv2d(branch3_channels, branch3_channels_2, kernel_size=3),
+            BasicConv2d(in_channels, ch5x5red),
+            BasicConv2d(ch5x5red, ch5x5, kernel_size=3),
         )
         self.branch4 = nn.Sequential(
             nn.MaxPool2d(3, stride=1, padding=1, ceil_mode=True),
-            BasicConv2d(in_channels, branch4_channels),
+            BasicConv2d(in_channels, pool_proj),
         )
 
     def _forward(self, x: Tensor) -> list[Tensor]:
@@ -189,12 +189,12 @@ class Inception(nn.Module):
 
 
 class InceptionAux(nn.Module):
-    def __init__(self, in_channels: int, dropout_prob: float, out_features: int) -> None:
+    def __init__(self, in_channels: int, num_classes: int, dropout: float) -> None:
         super().__init__()
         self.conv = BasicConv2d(in_channels, 128)
         self.fc1 = nn.Linear(2048, 1024)
-        self.fc2 = nn.Linear(1024, out_features)
-        self.dropout = nn.Dropout(p=dropout_prob)
+        self.fc2 = nn.Linear(1024, num_classes)
+        self.dropout = nn.Dropout(p=dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         # aux1: N x 512 x 14 x 14, aux2: N x 528 x 14 x 14

@@ -148,7 +148,7 @@ class InceptionA(nn.Module):
         branch3x3dbl_1_channels: int,
         branch3x3dbl_2_channels: int,
         branch3x3dbl_3_channels: int,
-        branch_pool_channels: int,
+        pool_features: int,
     ) -> None:
         super().__init__()
         self.branch1x1 = BasicConv2d(in_channels, branch1x1_channels)
@@ -161,7 +161,7 @@ class InceptionA(nn.Module):
         self.branch3x3dbl_3 = BasicConv2d(
             branch3x3dbl_2_channels, branch3x3dbl_3_channels, kernel_size=3, padding=1
         )
-        self.branch_pool = BasicConv2d(in_channels, branch_pool_channels)
+        self.branch_pool = BasicConv2d(in_channels, pool_features)
 
     def _forward(self, x: Tensor) -> list[Tensor]:
         branch1x1 = self.branch1x1(x)

@@ -17,41 +17,35 @@ from torch import Tensor, nn
 # necessary for backwards compatibility
 class InvertedResidual(nn.Module):
     def __init__(
-        self,
-        in_channels: int,
-        hidden_channels: int,
-        out_channels: int,
-        use_res_connect: bool = True,
-        stride: int = 1,
-        with_conv_0: bool = True,
+        self, inp: int, hidden_dim: int, oup: int, stride: int = 1, expand: bool = True
     ) -> None:
         super().__init__()
-        self.use_res_connect = use_res_connect
+        self.use_res_connect = stride == 1 and inp == oup
         layers: list[nn.Module] = []
-        if with_conv_0:
+        if expand:
             layers.append(
                 nn.Sequential(
-                    nn.Conv2d(in_channels, hidden_channels, kernel_size=1, bias=False),
-                    nn.BatchNorm2d(hidden_channels),
+                    nn.Conv2d(inp, hidden_dim, kernel_size=1, bias=False),
+                    nn.BatchNorm2d(hidden_dim),
                     nn.ReLU6(inplace=True),
                 )
             )
         layers += [
             nn.Sequential(
                 nn.Conv2d(
-                    hidden_channels,
-                    hidden_channels,
+                    hidden_dim,
+                    hidden_dim,
                     kernel_size=3,
                     stride=stride,
                     padding=1,
-                    groups=hidden_channels,
+                    groups=hidden_dim,
                     bias=False,
                 ),
-                nn.BatchNorm2d(hidden_channels),
+                nn.BatchNorm2d(hidden_dim),
                 nn.ReLU6(inplace=True),
             ),
-            nn.Conv2d(hidden_channels, out_channels, kernel_size=1, bias=False),
-            nn.BatchNorm2d(out_channels),
+            nn.Conv2d(hidden_dim, oup, kernel_size=1, bias=False),
+            nn.BatchNorm2d(oup),
         ]
         self.conv = nn.Sequential(*layers)
 
@@ -72,23 +66,23 @@ class MobileNetV2(nn.Module):
                 nn.BatchNorm2d(20),
                 nn.ReLU6(inplace=True),
             ),
-            InvertedResidual(20, 20, 10, use_res_connect=False, with_conv_0=False),
-            InvertedResidual(10, 62, 15, use_res_connect=False, stride=2),
+            InvertedResidual(20, 20, 10, expand=False),
+            InvertedResidual(10, 62, 15, stride=2),
             InvertedResidual(15, 97, 15),
-            InvertedResidual(15, 95, 23, use_res_connect=False, stride=2),
+            InvertedResidual(15, 95, 23, stride=2),
             InvertedResidual(23, 125, 23),
             InvertedResidual(23, 124, 23),
-            InvertedResidual(23, 124, 52, use_res_connect=False, stride=2),
+            InvertedResidual(23, 124, 52, stride=2),
             InvertedResidual(52, 258, 52),
             InvertedResidual(52, 254, 52),
             InvertedResidual(52, 251, 52),
-            InvertedResidual(52, 249, 70, use_res_connect=False),
+            InvertedResidual(52, 249, 70),
             InvertedResidual(70, 373, 70),
             InvertedResidual(70, 387, 70),
-            InvertedResidual(70, 382, 119, use_res_connect=False, stride=2),
+            InvertedResidual(70, 382, 119, stride=2),
             InvertedResidual(119, 629, 119),
             InvertedResidual(119, 624, 119),
-            InvertedResidual(119, 624, 184, use_res_connect=False),
+            InvertedResidual(119, 624, 184),
             nn.Sequential(
                 nn.Conv2d(184, 744, kernel_size=1, bias=False),
                 nn.BatchNorm2d(744),

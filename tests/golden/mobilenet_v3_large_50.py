@@ -18,13 +18,17 @@ class SqueezeExcitation(nn.Module):
     """
     This block implements the Squeeze-and-Excitation block from https://arxiv.org/abs/1709.01507 (see Fig. 1).
     Parameters ``activation``, and ``scale_activation`` correspond to ``delta`` and ``sigma`` in eq. 3.
+
+    Args:
+        input_channels (int): Number of channels in the input image
+        squeeze_channels (int): Number of squeeze channels
     """
 
-    def __init__(self, in_channels: int, fc1_channels: int) -> None:
+    def __init__(self, input_channels: int, squeeze_channels: int) -> None:
         super().__init__()
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc1 = nn.Conv2d(in_channels, fc1_channels, kernel_size=1)
-        self.fc2 = nn.Conv2d(fc1_channels, in_channels, kernel_size=1)
+        self.fc1 = nn.Conv2d(input_channels, squeeze_channels, kernel_size=1)
+        self.fc2 = nn.Conv2d(squeeze_channels, input_channels, kernel_size=1)
         self.activation = nn.ReLU()
         self.scale_activation = nn.Hardsigmoid()
 
@@ -41,10 +45,52 @@ class SqueezeExcitation(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    def __init__(self, block: nn.Module, use_res_connect: bool = True) -> None:
+    def __init__(
+        self,
+        input_channels: int,
+        expanded_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        activation_layer: type[nn.Module] = nn.Hardswish,
+        squeeze_channels: int | None = None,
+        expand: bool = True,
+    ) -> None:
         super().__init__()
-        self.use_res_connect = use_res_connect
-        self.block = block
+        self.use_res_connect = stride == 1 and input_channels == out_channels
+        layers: list[nn.Module] = []
+        if expand:
+            layers.append(
+                nn.Sequential(
+                    nn.Conv2d(input_channels, expanded_channels, kernel_size=1, bias=False),
+                    nn.BatchNorm2d(expanded_channels, eps=0.001, momentum=0.01),
+                    activation_layer(inplace=True),
+                )
+            )
+        layers.append(
+            nn.Sequential(
+                nn.Conv2d(
+                    expanded_channels,
+                    expanded_channels,
+                    kernel_size=kernel_size,
+                    stride=stride,
+                    padding=kernel_size // 2,
+                    groups=expanded_channels,
+                    bias=False,
+                ),
+                nn.BatchNorm2d(expanded_channels, eps=0.001, momentum=0.01),
+                activation_layer(inplace=True),
+            )
+        )
+        if squeeze_channels is not None:
+            layers.append(SqueezeExcitation(expanded_channels, squeeze_channels))
+        layers.append(
+            nn.Sequential(
+                nn.Conv2d(expanded_channels, out_channels, kernel_size=1, bias=False),
+                nn.BatchNorm2d(out_channels, eps=0.001, momentum=0.01),
+            )
+        )
+        self.block = nn.Sequential(*layers)
 
     def forward(self, input: Tensor) -> Tensor:
         result = self.block(input)
@@ -62,292 +108,27 @@ class MobileNetV3(nn.Module):
                 nn.BatchNorm2d(13, eps=0.001, momentum=0.01),
                 nn.Hardswish(inplace=True),
             ),
+            InvertedResidual(13, 13, 13, activation_layer=nn.ReLU, expand=False),
+            InvertedResidual(13, 47, 17, stride=2, activation_layer=nn.ReLU),
+            InvertedResidual(17, 55, 17, activation_layer=nn.ReLU),
             InvertedResidual(
-                nn.Sequential(
-                    nn.Sequential(
-                        nn.Conv2d(13, 13, kernel_size=3, padding=1, groups=13, bias=False),
-                        nn.BatchNorm2d(13, eps=0.001, momentum=0.01),
-                        nn.ReLU(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(13, 13, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(13, eps=0.001, momentum=0.01),
-                    ),
-                )
+                17, 55, 26, kernel_size=5, stride=2, activation_layer=nn.ReLU, squeeze_channels=15
             ),
             InvertedResidual(
-                nn.Sequential(
-                    nn.Sequential(
-                        nn.Conv2d(13, 47, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(47, eps=0.001, momentum=0.01),
-                        nn.ReLU(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(
-                            47, 47, kernel_size=3, stride=2, padding=1, groups=47, bias=False
-                        ),
-                        nn.BatchNorm2d(47, eps=0.001, momentum=0.01),
-                        nn.ReLU(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(47, 17, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(17, eps=0.001, momentum=0.01),
-                    ),
-                ),
-                use_res_connect=False,
+                26, 91, 26, kernel_size=5, activation_layer=nn.ReLU, squeeze_channels=20
             ),
             InvertedResidual(
-                nn.Sequential(
-                    nn.Sequential(
-                        nn.Conv2d(17, 55, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(55, eps=0.001, momentum=0.01),
-                        nn.ReLU(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(55, 55, kernel_size=3, padding=1, groups=55, bias=False),
-                        nn.BatchNorm2d(55, eps=0.001, momentum=0.01),
-                        nn.ReLU(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(55, 17, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(17, eps=0.001, momentum=0.01),
-                    ),
-                )
+                26, 93, 26, kernel_size=5, activation_layer=nn.ReLU, squeeze_channels=20
             ),
-            InvertedResidual(
-                nn.Sequential(
-                    nn.Sequential(
-                        nn.Conv2d(17, 55, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(55, eps=0.001, momentum=0.01),
-                        nn.ReLU(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(
-                            55, 55, kernel_size=5, stride=2, padding=2, groups=55, bias=False
-                        ),
-                        nn.BatchNorm2d(55, eps=0.001, momentum=0.01),
-                        nn.ReLU(inplace=True),
-                    ),
-                    SqueezeExcitation(55, 15),
-                    nn.Sequential(
-                        nn.Conv2d(55, 26, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(26, eps=0.001, momentum=0.01),
-                    ),
-                ),
-                use_res_connect=False,
-            ),
-            InvertedResidual(
-                nn.Sequential(
-                    nn.Sequential(
-                        nn.Conv2d(26, 91, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(91, eps=0.001, momentum=0.01),
-                        nn.ReLU(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(91, 91, kernel_size=5, padding=2, groups=91, bias=False),
-                        nn.BatchNorm2d(91, eps=0.001, momentum=0.01),
-                        nn.ReLU(inplace=True),
-                    ),
-                    SqueezeExcitation(91, 20),
-                    nn.Sequential(
-                        nn.Conv2d(91, 26, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(26, eps=0.001, momentum=0.01),
-                    ),
-                )
-            ),
-            InvertedResidual(
-                nn.Sequential(
-                    nn.Sequential(
-                        nn.Conv2d(26, 93, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(93, eps=0.001, momentum=0.01),
-                        nn.ReLU(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(93, 93, kernel_size=5, padding=2, groups=93, bias=False),
-                        nn.BatchNorm2d(93, eps=0.001, momentum=0.01),
-                        nn.ReLU(inplace=True),
-                    ),
-                    SqueezeExcitation(93, 20),
-                    nn.Sequential(
-                        nn.Conv2d(93, 26, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(26, eps=0.001, momentum=0.01),
-                    ),
-                )
-            ),
-            InvertedResidual(
-                nn.Sequential(
-                    nn.Sequential(
-                        nn.Conv2d(26, 176, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(176, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(
-                            176, 176, kernel_size=3, stride=2, padding=1, groups=176, bias=False
-                        ),
-                        nn.BatchNorm2d(176, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(176, 77, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(77, eps=0.001, momentum=0.01),
-                    ),
-                ),
-                use_res_connect=False,
-            ),
-            InvertedResidual(
-                nn.Sequential(
-                    nn.Sequential(
-                        nn.Conv2d(77, 145, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(145, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(145, 145, kernel_size=3, padding=1, groups=145, bias=False),
-                        nn.BatchNorm2d(145, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(145, 77, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(77, eps=0.001, momentum=0.01),
-                    ),
-                )
-            ),
-            InvertedResidual(
-                nn.Sequential(
-                    nn.Sequential(
-                        nn.Conv2d(77, 132, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(132, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(132, 132, kernel_size=3, padding=1, groups=132, bias=False),
-                        nn.BatchNorm2d(132, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(132, 77, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(77, eps=0.001, momentum=0.01),
-                    ),
-                )
-            ),
-            InvertedResidual(
-                nn.Sequential(
-                    nn.Sequential(
-                        nn.Conv2d(77, 133, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(133, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(133, 133, kernel_size=3, padding=1, groups=133, bias=False),
-                        nn.BatchNorm2d(133, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(133, 77, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(77, eps=0.001, momentum=0.01),
-                    ),
-                )
-            ),
-            InvertedResidual(
-                nn.Sequential(
-                    nn.Sequential(
-                        nn.Conv2d(77, 366, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(366, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(366, 366, kernel_size=3, padding=1, groups=366, bias=False),
-                        nn.BatchNorm2d(366, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    SqueezeExcitation(366, 73),
-                    nn.Sequential(
-                        nn.Conv2d(366, 73, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(73, eps=0.001, momentum=0.01),
-                    ),
-                ),
-                use_res_connect=False,
-            ),
-            InvertedResidual(
-                nn.Sequential(
-                    nn.Sequential(
-                        nn.Conv2d(73, 518, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(518, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(518, 518, kernel_size=3, padding=1, groups=518, bias=False),
-                        nn.BatchNorm2d(518, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    SqueezeExcitation(518, 104),
-                    nn.Sequential(
-                        nn.Conv2d(518, 73, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(73, eps=0.001, momentum=0.01),
-                    ),
-                )
-            ),
-            InvertedResidual(
-                nn.Sequential(
-                    nn.Sequential(
-                        nn.Conv2d(73, 502, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(502, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(
-                            502, 502, kernel_size=5, stride=2, padding=2, groups=502, bias=False
-                        ),
-                        nn.BatchNorm2d(502, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    SqueezeExcitation(502, 106),
-                    nn.Sequential(
-                        nn.Conv2d(502, 102, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(102, eps=0.001, momentum=0.01),
-                    ),
-                ),
-                use_res_connect=False,
-            ),
-            InvertedResidual(
-                nn.Sequential(
-                    nn.Sequential(
-                        nn.Conv2d(102, 737, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(737, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(737, 737, kernel_size=5, padding=2, groups=737, bias=False),
-                        nn.BatchNorm2d(737, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    SqueezeExcitation(737, 147),
-                    nn.Sequential(
-                        nn.Conv2d(737, 102, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(102, eps=0.001, momentum=0.01),
-                    ),
-                )
-            ),
-            InvertedResidual(
-                nn.Sequential(
-                    nn.Sequential(
-                        nn.Conv2d(102, 741, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(741, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(741, 741, kernel_size=5, padding=2, groups=741, bias=False),
-                        nn.BatchNorm2d(741, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    SqueezeExcitation(741, 148),
-                    nn.Sequential(
-                        nn.Conv2d(741, 102, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(102, eps=0.001, momentum=0.01),
-                    ),
-                )
-            ),
+            InvertedResidual(26, 176, 77, stride=2),
+            InvertedResidual(77, 145, 77),
+            InvertedResidual(77, 132, 77),
+            InvertedResidual(77, 133, 77),
+            InvertedResidual(77, 366, 73, squeeze_channels=73),
+            InvertedResidual(73, 518, 73, squeeze_channels=104),
+            InvertedResidual(73, 502, 102, kernel_size=5, stride=2, squeeze_channels=106),
+            InvertedResidual(102, 737, 102, kernel_size=5, squeeze_channels=147),
+            InvertedResidual(102, 741, 102, kernel_size=5, squeeze_channels=148),
             nn.Sequential(
                 nn.Conv2d(102, 587, kernel_size=1, bias=False),
                 nn.BatchNorm2d(587, eps=0.001, momentum=0.01),

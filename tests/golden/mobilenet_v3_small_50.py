@@ -18,13 +18,17 @@ class SqueezeExcitation(nn.Module):
     """
     This block implements the Squeeze-and-Excitation block from https://arxiv.org/abs/1709.01507 (see Fig. 1).
     Parameters ``activation``, and ``scale_activation`` correspond to ``delta`` and ``sigma`` in eq. 3.
+
+    Args:
+        input_channels (int): Number of channels in the input image
+        squeeze_channels (int): Number of squeeze channels
     """
 
-    def __init__(self, in_channels: int, fc1_channels: int) -> None:
+    def __init__(self, input_channels: int, squeeze_channels: int) -> None:
         super().__init__()
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc1 = nn.Conv2d(in_channels, fc1_channels, kernel_size=1)
-        self.fc2 = nn.Conv2d(fc1_channels, in_channels, kernel_size=1)
+        self.fc1 = nn.Conv2d(input_channels, squeeze_channels, kernel_size=1)
+        self.fc2 = nn.Conv2d(squeeze_channels, input_channels, kernel_size=1)
         self.activation = nn.ReLU()
         self.scale_activation = nn.Hardsigmoid()
 
@@ -41,10 +45,52 @@ class SqueezeExcitation(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    def __init__(self, block: nn.Module, use_res_connect: bool = True) -> None:
+    def __init__(
+        self,
+        input_channels: int,
+        expanded_channels: int,
+        out_channels: int,
+        kernel_size: int = 5,
+        stride: int = 1,
+        activation_layer: type[nn.Module] = nn.Hardswish,
+        squeeze_channels: int | None = None,
+        expand: bool = True,
+    ) -> None:
         super().__init__()
-        self.use_res_connect = use_res_connect
-        self.block = block
+        self.use_res_connect = stride == 1 and input_channels == out_channels
+        layers: list[nn.Module] = []
+        if expand:
+            layers.append(
+                nn.Sequential(
+                    nn.Conv2d(input_channels, expanded_channels, kernel_size=1, bias=False),
+                    nn.BatchNorm2d(expanded_channels, eps=0.001, momentum=0.01),
+                    activation_layer(inplace=True),
+                )
+            )
+        layers.append(
+            nn.Sequential(
+                nn.Conv2d(
+                    expanded_channels,
+                    expanded_channels,
+                    kernel_size=kernel_size,
+                    stride=stride,
+                    padding=kernel_size // 2,
+                    groups=expanded_channels,
+                    bias=False,
+                ),
+                nn.BatchNorm2d(expanded_channels, eps=0.001, momentum=0.01),
+                activation_layer(inplace=True),
+            )
+        )
+        if squeeze_channels is not None:
+            layers.append(SqueezeExcitation(expanded_channels, squeeze_channels))
+        layers.append(
+            nn.Sequential(
+                nn.Conv2d(expanded_channels, out_channels, kernel_size=1, bias=False),
+                nn.BatchNorm2d(out_channels, eps=0.001, momentum=0.01),
+            )
+        )
+        self.block = nn.Sequential(*layers)
 
     def forward(self, input: Tensor) -> Tensor:
         result = self.block(input)
@@ -63,220 +109,25 @@ class MobileNetV3(nn.Module):
                 nn.Hardswish(inplace=True),
             ),
             InvertedResidual(
-                nn.Sequential(
-                    nn.Sequential(
-                        nn.Conv2d(
-                            12, 12, kernel_size=3, stride=2, padding=1, groups=12, bias=False
-                        ),
-                        nn.BatchNorm2d(12, eps=0.001, momentum=0.01),
-                        nn.ReLU(inplace=True),
-                    ),
-                    SqueezeExcitation(12, 5),
-                    nn.Sequential(
-                        nn.Conv2d(12, 10, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(10, eps=0.001, momentum=0.01),
-                    ),
-                ),
-                use_res_connect=False,
+                12,
+                12,
+                10,
+                kernel_size=3,
+                stride=2,
+                activation_layer=nn.ReLU,
+                squeeze_channels=5,
+                expand=False,
             ),
-            InvertedResidual(
-                nn.Sequential(
-                    nn.Sequential(
-                        nn.Conv2d(10, 51, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(51, eps=0.001, momentum=0.01),
-                        nn.ReLU(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(
-                            51, 51, kernel_size=3, stride=2, padding=1, groups=51, bias=False
-                        ),
-                        nn.BatchNorm2d(51, eps=0.001, momentum=0.01),
-                        nn.ReLU(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(51, 17, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(17, eps=0.001, momentum=0.01),
-                    ),
-                ),
-                use_res_connect=False,
-            ),
-            InvertedResidual(
-                nn.Sequential(
-                    nn.Sequential(
-                        nn.Conv2d(17, 60, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(60, eps=0.001, momentum=0.01),
-                        nn.ReLU(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(60, 60, kernel_size=3, padding=1, groups=60, bias=False),
-                        nn.BatchNorm2d(60, eps=0.001, momentum=0.01),
-                        nn.ReLU(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(60, 17, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(17, eps=0.001, momentum=0.01),
-                    ),
-                )
-            ),
-            InvertedResidual(
-                nn.Sequential(
-                    nn.Sequential(
-                        nn.Conv2d(17, 71, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(71, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(
-                            71, 71, kernel_size=5, stride=2, padding=2, groups=71, bias=False
-                        ),
-                        nn.BatchNorm2d(71, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    SqueezeExcitation(71, 14),
-                    nn.Sequential(
-                        nn.Conv2d(71, 24, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(24, eps=0.001, momentum=0.01),
-                    ),
-                ),
-                use_res_connect=False,
-            ),
-            InvertedResidual(
-                nn.Sequential(
-                    nn.Sequential(
-                        nn.Conv2d(24, 172, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(172, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(172, 172, kernel_size=5, padding=2, groups=172, bias=False),
-                        nn.BatchNorm2d(172, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    SqueezeExcitation(172, 39),
-                    nn.Sequential(
-                        nn.Conv2d(172, 24, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(24, eps=0.001, momentum=0.01),
-                    ),
-                )
-            ),
-            InvertedResidual(
-                nn.Sequential(
-                    nn.Sequential(
-                        nn.Conv2d(24, 175, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(175, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(175, 175, kernel_size=5, padding=2, groups=175, bias=False),
-                        nn.BatchNorm2d(175, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    SqueezeExcitation(175, 38),
-                    nn.Sequential(
-                        nn.Conv2d(175, 24, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(24, eps=0.001, momentum=0.01),
-                    ),
-                )
-            ),
-            InvertedResidual(
-                nn.Sequential(
-                    nn.Sequential(
-                        nn.Conv2d(24, 89, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(89, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(89, 89, kernel_size=5, padding=2, groups=89, bias=False),
-                        nn.BatchNorm2d(89, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    SqueezeExcitation(89, 20),
-                    nn.Sequential(
-                        nn.Conv2d(89, 31, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(31, eps=0.001, momentum=0.01),
-                    ),
-                ),
-                use_res_connect=False,
-            ),
-            InvertedResidual(
-                nn.Sequential(
-                    nn.Sequential(
-                        nn.Conv2d(31, 103, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(103, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(103, 103, kernel_size=5, padding=2, groups=103, bias=False),
-                        nn.BatchNorm2d(103, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    SqueezeExcitation(103, 25),
-                    nn.Sequential(
-                        nn.Conv2d(103, 31, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(31, eps=0.001, momentum=0.01),
-                    ),
-                )
-            ),
-            InvertedResidual(
-                nn.Sequential(
-                    nn.Sequential(
-                        nn.Conv2d(31, 211, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(211, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(
-                            211, 211, kernel_size=5, stride=2, padding=2, groups=211, bias=False
-                        ),
-                        nn.BatchNorm2d(211, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    SqueezeExcitation(211, 42),
-                    nn.Sequential(
-                        nn.Conv2d(211, 57, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(57, eps=0.001, momentum=0.01),
-                    ),
-                ),
-                use_res_connect=False,
-            ),
-            InvertedResidual(
-                nn.Sequential(
-                    nn.Sequential(
-                        nn.Conv2d(57, 425, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(425, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(425, 425, kernel_size=5, padding=2, groups=425, bias=False),
-                        nn.BatchNorm2d(425, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    SqueezeExcitation(425, 86),
-                    nn.Sequential(
-                        nn.Conv2d(425, 57, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(57, eps=0.001, momentum=0.01),
-                    ),
-                )
-            ),
-            InvertedResidual(
-                nn.Sequential(
-                    nn.Sequential(
-                        nn.Conv2d(57, 412, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(412, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    nn.Sequential(
-                        nn.Conv2d(412, 412, kernel_size=5, padding=2, groups=412, bias=False),
-                        nn.BatchNorm2d(412, eps=0.001, momentum=0.01),
-                        nn.Hardswish(inplace=True),
-                    ),
-                    SqueezeExcitation(412, 88),
-                    nn.Sequential(
-                        nn.Conv2d(412, 57, kernel_size=1, bias=False),
-                        nn.BatchNorm2d(57, eps=0.001, momentum=0.01),
-                    ),
-                )
-            ),
+            InvertedResidual(10, 51, 17, kernel_size=3, stride=2, activation_layer=nn.ReLU),
+            InvertedResidual(17, 60, 17, kernel_size=3, activation_layer=nn.ReLU),
+            InvertedResidual(17, 71, 24, stride=2, squeeze_channels=14),
+            InvertedResidual(24, 172, 24, squeeze_channels=39),
+            InvertedResidual(24, 175, 24, squeeze_channels=38),
+            InvertedResidual(24, 89, 31, squeeze_channels=20),
+            InvertedResidual(31, 103, 31, squeeze_channels=25),
+            InvertedResidual(31, 211, 57, stride=2, squeeze_channels=42),
+            InvertedResidual(57, 425, 57, squeeze_channels=86),
+            InvertedResidual(57, 412, 57, squeeze_channels=88),
             nn.Sequential(
                 nn.Conv2d(57, 348, kernel_size=1, bias=False),
                 nn.BatchNorm2d(348, eps=0.001, momentum=0.01),

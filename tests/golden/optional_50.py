@@ -24,12 +24,12 @@ class MBConv(nn.Module):
         out_channels: int,
         kernel_size: int = 3,
         drop_prob: float = 0.0,
-        with_block_0: bool = True,
+        expand: bool = True,
         skip: bool = False,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        if with_block_0:
+        if expand:
             layers.append(
                 nn.Sequential(
                     nn.Conv2d(in_channels, hidden_channels, kernel_size=1),
@@ -67,7 +67,7 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 11, kernel_size=3)
-        self.a = MBConv(11, 11, 11, with_block_0=False)
+        self.a = MBConv(11, 11, 11, expand=False)
         self.b = MBConv(11, 39, 15, kernel_size=5, drop_prob=0.1, skip=True)
         self.c = MBConv(15, 29, 15, drop_prob=0.2)
         self.fc = nn.Linear(15, 10)
