@@ -22,6 +22,7 @@ from pruners.expressions import (
     SUPER,
     Argument,
     Call,
+    Dictionary,
     Expr,
     Imports,
     Literal,
@@ -113,7 +114,8 @@ class ClassPlan:
         if self.holds_layers:
             layers = self._layers(path, self.instances[index])
             named = tuple(replace(a, positional=False) for a in arguments)
-            layers = replace(layers, function=Reference(self.name), table=True)
+            rows = not any(isinstance(a.value, Dictionary) for a in layers.arguments)
+            layers = replace(layers, function=Reference(self.name), table=rows)
             return replace(layers, arguments=layers.arguments + named)
         return Call(Reference(self.name), arguments)
 

@@ -456,9 +456,20 @@ class _Sheet:
             column.terms = next((run for run in runs if self._is_sum(column, run)), ())
 
     def _find_paddings(self) -> None:
-        """Paddings that are half of the kernel in every instance follow from it."""
+        """Paddings that are half of the kernel in every instance follow from it, and those that
+        are the dilation.
+        """
         for i, column in enumerate(self.columns):
             if column.owner != i or column.argument != "padding" or column.constant is not None:
+                continue
+            paddings = [c for c in self.columns if c.owner == i]
+            beside = [self._beside(c, "dilation") for c in paddings]
+            if len({c.owner for c in beside if c is not None}) == 1 and all(
+                c is not None and c.constant is None and c.values == p.values
+                for c, p in zip(beside, paddings, strict=True)
+            ):
+                for padding, dilation in zip(paddings, beside, strict=True):
+                    padding.owner = dilation.owner if dilation is not None else padding.owner
                 continue
             # Every layer that shares the padding must have this kernel.
             kernels = {
@@ -468,20 +479,19 @@ class _Sheet:
                 for c in self.columns
                 if c.path == (*p.path[:-1], "kernel_size")
             }
-            layers = sum(p.owner == i for p in self.columns)
-            beside = sum(
-                c.path == (*p.path[:-1], "kernel_size")
-                for p in self.columns
-                if p.owner == i
-                for c in self.columns
-            )
-            if len(kernels) != 1 or layers != beside:
+            told = sum(self._beside(p, "kernel_size") is not None for p in paddings)
+            if len(kernels) != 1 or len(paddings) != told:
                 continue
             kernel = self.columns[next(iter(kernels))]
             if kernel.constant is None and all(
                 _is_half(column.values[k], kernel.values.get(k)) for k in column.values
             ):
                 column.half_of = kernel.owner
+
+    def _beside(self, column: _Column, argument: str) -> _Column | None:
+        """The column of another argument of the same layer."""
+        path = (*column.path[:-1], argument)
+        return next((c for c in self.columns if c.path == path), None)
 
     def _is_sum(self, column: _Column, terms: tuple[int, ...]) -> bool:
         def number(expr: Expr) -> int | None:
@@ -521,6 +531,8 @@ class _Sheet:
         else:
             counts = Counter(present)
             default = max(counts, key=lambda v: (counts[v], -present.index(v)))
+            if _is_mutable(default):
+                default = None
         values = tuple(column.values.get(k, default or NONE) for k in range(self.count))
         return Parameter(name, values, default, column.width)
 
@@ -795,7 +807,7 @@ def _name_of_optional(items: Sequence[Expr], place: int, count: int, of: str) ->
         case Call(Reference(name)) if not name.startswith("nn."):
             return f"with_{_snake(name)}"
         case Call(Reference(name)) if name not in ("nn.Sequential", "nn.Conv2d", "nn.Linear"):
-            return f"with_{_snake(name.removeprefix('nn.'))}"
+            return f"with_{re.sub(r'[123]d$', '', _snake(name.removeprefix('nn.')))}"
     if all(_widens(item) for item in items):
         return "expand"
     ordinals = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
@@ -837,6 +849,15 @@ def _widths(expr: Expr) -> Iterator[tuple[str, Expr]]:
         case Dictionary(items):
             for _, item in items:
                 yield from _widths(item)
+
+
+def _is_mutable(expr: Expr) -> bool:
+    match expr:
+        case Literal(value):
+            return isinstance(value, (list, dict, set))
+        case Display(_, brackets):
+            return brackets == "["
+    return isinstance(expr, Dictionary)
 
 
 def _is_half(padding: Expr, kernel: Expr | None) -> bool:

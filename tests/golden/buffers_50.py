@@ -40,6 +40,7 @@ class Window(nn.Module):
     def __init__(self, window: int = 4) -> None:
         super().__init__()
         self.window = window
+        self.lin = nn.Conv2d(8, 8, kernel_size=1)
         self.table = nn.Parameter(torch.zeros((2 * self.window - 1) ** 2, 1))
         coords = torch.stack(
             torch.meshgrid(torch.arange(self.window), torch.arange(self.window), indexing="ij")
@@ -47,7 +48,6 @@ class Window(nn.Module):
         rel = coords[:, :, None] - coords[:, None, :]
         rel = rel.permute(1, 2, 0).contiguous() + self.window - 1
         self.register_buffer("index", rel[..., 0] * (2 * self.window - 1) + rel[..., 1])
-        self.lin = nn.Conv2d(8, 8, kernel_size=1)
         nn.init.trunc_normal_(self.table, std=0.02)
 
     def forward(self, x):
@@ -62,16 +62,16 @@ class Window(nn.Module):
 class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.full((8, 1, 1), 0.5))
-        self.bias = nn.Parameter(torch.empty(8))
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
-        self.register_buffer("pe", torch.zeros(100, 8))
         self.stem = nn.Conv2d(3, 8, kernel_size=3)
         self.blur = Blur()
         self.blur2 = Blur(size=5, sigma=2.0)
         self.w1 = Window()
         self.w2 = Window(window=7)
+        self.scale = nn.Parameter(torch.full((8, 1, 1), 0.5))
+        self.bias = nn.Parameter(torch.empty(8))
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.register_buffer("pe", torch.zeros(100, 8))
         self.fc = nn.Linear(8, 10)
         nn.init.uniform_(self.bias, -1, 1)
 

@@ -27,12 +27,12 @@ class LayerNorm2d(nn.LayerNorm):
 class Block(nn.Module):
     def __init__(self, dim: int, up_channels: int) -> None:
         super().__init__()
-        self.gamma = nn.Parameter(1e-06 * torch.ones(dim))
         self.dw = nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim)
         self.norm = nn.LayerNorm(dim, eps=1e-06)
         self.up = nn.Linear(dim, up_channels)
         self.act = nn.GELU()
         self.down = nn.Linear(up_channels, dim)
+        self.gamma = nn.Parameter(1e-06 * torch.ones(dim))
 
     def forward(self, x):
         y = self.norm(self.dw(x).permute(0, 2, 3, 1))

@@ -27,7 +27,6 @@ class LayerNorm2d(nn.LayerNorm):
 class CNBlock(nn.Module):
     def __init__(self, dim: int, hidden_channels: int, stochastic_depth_prob: float = 0.0) -> None:
         super().__init__()
-        self.layer_scale = nn.Parameter(torch.ones(dim, 1, 1) * 1e-06)
         self.block = nn.Sequential(
             nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim),
             Permute([0, 2, 3, 1]),
@@ -37,6 +36,7 @@ class CNBlock(nn.Module):
             nn.Linear(hidden_channels, dim),
             Permute([0, 3, 1, 2]),
         )
+        self.layer_scale = nn.Parameter(torch.ones(dim, 1, 1) * 1e-06)
         self.stochastic_depth = StochasticDepth(stochastic_depth_prob, "row")
 
     def forward(self, input: Tensor) -> Tensor:

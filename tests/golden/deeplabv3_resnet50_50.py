@@ -24,7 +24,6 @@ class Bottleneck(nn.Module):
         conv2_channels: int,
         out_channels: int,
         stride: int = 1,
-        padding: int = 1,
         dilation: int = 1,
         downsample: bool = False,
     ) -> None:
@@ -37,7 +36,7 @@ class Bottleneck(nn.Module):
             conv2_channels,
             kernel_size=3,
             stride=stride,
-            padding=padding,
+            padding=dilation,
             dilation=dilation,
             bias=False,
         )
@@ -142,18 +141,18 @@ class DeepLabV3(nn.Module):
                 ),
                 "layer3": nn.Sequential(
                     Bottleneck(461, 156, 158, 966, downsample=True),
-                    Bottleneck(966, 157, 158, 966, padding=2, dilation=2),
-                    Bottleneck(966, 156, 157, 966, padding=2, dilation=2),
-                    Bottleneck(966, 155, 155, 966, padding=2, dilation=2),
-                    Bottleneck(966, 159, 154, 966, padding=2, dilation=2),
-                    Bottleneck(966, 158, 161, 966, padding=2, dilation=2),
+                    Bottleneck(966, 157, 158, 966, dilation=2),
+                    Bottleneck(966, 156, 157, 966, dilation=2),
+                    Bottleneck(966, 155, 155, 966, dilation=2),
+                    Bottleneck(966, 159, 154, 966, dilation=2),
+                    Bottleneck(966, 158, 161, 966, dilation=2),
                 ),
                 "layer4": nn.Sequential(
-                    Bottleneck(966, 314, 318, 1728, padding=2, dilation=2, downsample=True),
-                    Bottleneck(1728, 315, 319, 1728, padding=4, dilation=4),
-                    Bottleneck(1728, 312, 315, 1728, padding=4, dilation=4),
+                    Bottleneck(966, 314, 318, 1728, dilation=2, downsample=True),
+                    Bottleneck(1728, 315, 319, 1728, dilation=4),
+                    Bottleneck(1728, 312, 315, 1728, dilation=4),
                 ),
-            },
+            }
         )
         self.classifier = nn.Sequential(
             ASPP(),
@@ -222,6 +221,7 @@ class ASPP(nn.Module):
                 ),
             ]
         )
+
         self.project = nn.Sequential(
             nn.Conv2d(778, 157, kernel_size=1, bias=False),
             nn.BatchNorm2d(157),

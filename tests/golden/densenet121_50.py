@@ -25,6 +25,7 @@ class _DenseLayer(nn.Module):
         self.norm1 = nn.BatchNorm2d(num_input_features)
         self.relu1 = nn.ReLU(inplace=True)
         self.conv1 = nn.Conv2d(num_input_features, conv1_channels, kernel_size=1, bias=False)
+
         self.norm2 = nn.BatchNorm2d(conv1_channels)
         self.relu2 = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(conv1_channels, growth_rate, kernel_size=3, padding=1, bias=False)
@@ -113,7 +114,7 @@ class DenseNet(nn.Module):
                             "denselayer4": _DenseLayer(111, 91, 21),
                             "denselayer5": _DenseLayer(132, 88, 22),
                             "denselayer6": _DenseLayer(154, 91, 21),
-                        },
+                        }
                     ),
                     "transition1": nn.Sequential(
                         OrderedDict(
@@ -139,7 +140,7 @@ class DenseNet(nn.Module):
                             "denselayer10": _DenseLayer(284, 88, 22),
                             "denselayer11": _DenseLayer(306, 86, 22),
                             "denselayer12": _DenseLayer(328, 89, 23),
-                        },
+                        }
                     ),
                     "transition2": nn.Sequential(
                         OrderedDict(
@@ -177,7 +178,7 @@ class DenseNet(nn.Module):
                             "denselayer22": _DenseLayer(636, 89, 22),
                             "denselayer23": _DenseLayer(658, 86, 22),
                             "denselayer24": _DenseLayer(680, 89, 21),
-                        },
+                        }
                     ),
                     "transition3": nn.Sequential(
                         OrderedDict(
@@ -207,12 +208,13 @@ class DenseNet(nn.Module):
                             "denselayer14": _DenseLayer(635, 88, 23),
                             "denselayer15": _DenseLayer(658, 85, 22),
                             "denselayer16": _DenseLayer(680, 89, 23),
-                        },
+                        }
                     ),
                     "norm5": nn.BatchNorm2d(703),
                 }
             )
         )
+
         # Linear layer
         self.classifier = nn.Linear(703, num_classes)
 

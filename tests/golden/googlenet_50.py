@@ -36,24 +36,29 @@ class GoogLeNet(nn.Module):
         super().__init__()
         self.aux_logits = True
         self.transform_input = False
+
         self.conv1 = BasicConv2d(3, 6, kernel_size=7, stride=2)
         self.maxpool1 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
         self.conv2 = BasicConv2d(6, 10)
         self.conv3 = BasicConv2d(10, 25, kernel_size=3)
         self.maxpool2 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+
         self.inception3a = Inception(25, 7, 15, 19, 2, 3, 5)
         self.inception3b = Inception(34, 18, 15, 16, 5, 14, 6)
         self.maxpool3 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+
         self.inception4a = Inception(54, 33, 15, 27, 2, 8, 10)
         self.inception4b = Inception(78, 19, 11, 36, 4, 7, 5)
         self.inception4c = Inception(67, 19, 17, 27, 4, 9, 8)
         self.inception4d = Inception(63, 11, 24, 42, 4, 6, 9)
         self.inception4e = Inception(68, 36, 18, 26, 5, 17, 13)
         self.maxpool4 = nn.MaxPool2d(2, ceil_mode=True)
+
         self.inception5a = Inception(92, 43, 24, 41, 3, 21, 19)
         self.inception5b = Inception(124, 45, 17, 60, 6, 14, 21)
         self.aux1 = InceptionAux(78, num_classes, dropout_aux)
         self.aux2 = InceptionAux(68, num_classes, dropout_aux)
+
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.dropout = nn.Dropout(p=dropout)
         self.fc = nn.Linear(140, num_classes)
@@ -161,14 +166,17 @@ class Inception(nn.Module):
     ) -> None:
         super().__init__()
         self.branch1 = BasicConv2d(in_channels, ch1x1)
+
         self.branch2 = nn.Sequential(
             BasicConv2d(in_channels, ch3x3red),
             BasicConv2d(ch3x3red, ch3x3, kernel_size=3),
         )
+
         self.branch3 = nn.Sequential(
             BasicConv2d(in_channels, ch5x5red),
             BasicConv2d(ch5x5red, ch5x5, kernel_size=3),
         )
+
         self.branch4 = nn.Sequential(
             nn.MaxPool2d(3, stride=1, padding=1, ceil_mode=True),
             BasicConv2d(in_channels, pool_proj),
@@ -192,6 +200,7 @@ class InceptionAux(nn.Module):
     def __init__(self, in_channels: int, num_classes: int, dropout: float) -> None:
         super().__init__()
         self.conv = BasicConv2d(in_channels, 128)
+
         self.fc1 = nn.Linear(2048, 1024)
         self.fc2 = nn.Linear(1024, num_classes)
         self.dropout = nn.Dropout(p=dropout)

@@ -152,8 +152,10 @@ class InceptionA(nn.Module):
     ) -> None:
         super().__init__()
         self.branch1x1 = BasicConv2d(in_channels, branch1x1_channels)
+
         self.branch5x5_1 = BasicConv2d(in_channels, branch5x5_1_channels)
         self.branch5x5_2 = BasicConv2d(branch5x5_1_channels, 45, kernel_size=5, padding=2)
+
         self.branch3x3dbl_1 = BasicConv2d(in_channels, branch3x3dbl_1_channels)
         self.branch3x3dbl_2 = BasicConv2d(
             branch3x3dbl_1_channels, branch3x3dbl_2_channels, kernel_size=3, padding=1
@@ -161,6 +163,7 @@ class InceptionA(nn.Module):
         self.branch3x3dbl_3 = BasicConv2d(
             branch3x3dbl_2_channels, branch3x3dbl_3_channels, kernel_size=3, padding=1
         )
+
         self.branch_pool = BasicConv2d(in_channels, pool_features)
 
     def _forward(self, x: Tensor) -> list[Tensor]:
@@ -188,6 +191,7 @@ class InceptionB(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.branch3x3 = BasicConv2d(200, 276, kernel_size=3, stride=2)
+
         self.branch3x3dbl_1 = BasicConv2d(200, 43)
         self.branch3x3dbl_2 = BasicConv2d(43, 67, kernel_size=3, padding=1)
         self.branch3x3dbl_3 = BasicConv2d(67, 67, kernel_size=3, stride=2)
@@ -233,6 +237,7 @@ class InceptionC(nn.Module):
         self.branch7x7_3 = BasicConv2d(
             branch7x7_2_channels, branch7x7_3_channels, kernel_size=(7, 1), padding=(3, 0)
         )
+
         self.branch7x7dbl_1 = BasicConv2d(in_channels, branch7x7dbl_1_channels)
         self.branch7x7dbl_2 = BasicConv2d(
             branch7x7dbl_1_channels, branch7x7dbl_2_channels, kernel_size=(7, 1), padding=(3, 0)
@@ -246,6 +251,7 @@ class InceptionC(nn.Module):
         self.branch7x7dbl_5 = BasicConv2d(
             branch7x7dbl_4_channels, branch7x7dbl_5_channels, kernel_size=(1, 7), padding=(0, 3)
         )
+
         self.branch_pool = BasicConv2d(in_channels, branch_pool_channels)
 
     def _forward(self, x: Tensor) -> list[Tensor]:
@@ -277,6 +283,7 @@ class InceptionD(nn.Module):
         super().__init__()
         self.branch3x3_1 = BasicConv2d(529, 136)
         self.branch3x3_2 = BasicConv2d(136, 216, kernel_size=3, stride=2)
+
         self.branch7x7x3_1 = BasicConv2d(529, 130)
         self.branch7x7x3_2 = BasicConv2d(130, 133, kernel_size=(1, 7), padding=(0, 3))
         self.branch7x7x3_3 = BasicConv2d(133, 136, kernel_size=(7, 1), padding=(3, 0))
@@ -315,6 +322,7 @@ class InceptionE(nn.Module):
     ) -> None:
         super().__init__()
         self.branch1x1 = BasicConv2d(in_channels, branch1x1_channels)
+
         self.branch3x3_1 = BasicConv2d(in_channels, branch3x3_1_channels)
         self.branch3x3_2a = BasicConv2d(
             branch3x3_1_channels, branch3x3_2a_channels, kernel_size=(1, 3), padding=(0, 1)
@@ -322,6 +330,7 @@ class InceptionE(nn.Module):
         self.branch3x3_2b = BasicConv2d(
             branch3x3_1_channels, branch3x3_2b_channels, kernel_size=(3, 1), padding=(1, 0)
         )
+
         self.branch3x3dbl_1 = BasicConv2d(in_channels, branch3x3dbl_1_channels)
         self.branch3x3dbl_2 = BasicConv2d(
             branch3x3dbl_1_channels, branch3x3_1_channels, kernel_size=3, padding=1
@@ -332,6 +341,7 @@ class InceptionE(nn.Module):
         self.branch3x3dbl_3b = BasicConv2d(
             branch3x3_1_channels, branch3x3dbl_3b_channels, kernel_size=(3, 1), padding=(1, 0)
         )
+
         self.branch_pool = BasicConv2d(in_channels, branch_pool_channels)
 
     def _forward(self, x: Tensor) -> list[Tensor]:

@@ -89,6 +89,7 @@ class MobileNetV2(nn.Module):
                 nn.ReLU6(inplace=True),
             ),
         )
+
         # building classifier
         self.classifier = nn.Sequential(nn.Dropout(p=dropout), nn.Linear(744, num_classes))
 

@@ -58,6 +58,7 @@ class InvertedResidual(nn.Module):
     ) -> None:
         super().__init__()
         self.use_res_connect = stride == 1 and input_channels == out_channels
+
         layers: list[nn.Module] = []
         if expand:
             layers.append(

@@ -58,6 +58,7 @@ class InvertedResidual(nn.Module):
             )
         else:
             self.branch1 = nn.Sequential()
+
         self.branch2 = nn.Sequential(
             nn.Conv2d(in_channels, hidden_channels, kernel_size=1, bias=False),
             nn.BatchNorm2d(hidden_channels),
@@ -97,6 +98,7 @@ class ShuffleNetV2(nn.Module):
             nn.BatchNorm2d(13),
             nn.ReLU(inplace=True),
         )
+
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.stage2 = nn.Sequential(
             InvertedResidual(13, 31, 58, stride=2, branch1=True),
@@ -125,6 +127,7 @@ class ShuffleNetV2(nn.Module):
             nn.BatchNorm2d(537),
             nn.ReLU(inplace=True),
         )
+
         self.fc = nn.Linear(537, num_classes)
 
     def _forward_impl(self, x: Tensor) -> Tensor:

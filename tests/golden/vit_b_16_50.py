@@ -25,6 +25,7 @@ class EncoderBlock(nn.Module):
         self.ln_1 = nn.LayerNorm(768, eps=1e-06)
         self.self_attention = nn.MultiheadAttention(768, 12, batch_first=True)
         self.dropout = nn.Dropout(p=0.0)
+
         # MLP block
         self.ln_2 = nn.LayerNorm(768, eps=1e-06)
         self.mlp = nn.Sequential(
@@ -56,7 +57,7 @@ class Encoder(nn.Module):
         super().__init__()
         # Note that batch_size is on the first dim because
         # we have batch_first=True in nn.MultiAttention() by default
-        self.pos_embedding = nn.Parameter(torch.empty(1, 17, 768).normal_(std=0.02))
+        self.pos_embedding = nn.Parameter(torch.empty(1, 17, 768).normal_(std=0.02))  # from BERT
         self.dropout = nn.Dropout(p=0.0)
         self.layers = nn.Sequential(
             OrderedDict(
@@ -94,10 +95,13 @@ class VisionTransformer(nn.Module):
         self.image_size = 64
         self.patch_size = 16
         self.hidden_dim = 768
+        self.conv_proj = nn.Conv2d(3, 768, kernel_size=16, stride=16)
+
         # Add a class token
         self.class_token = nn.Parameter(torch.zeros(1, 1, self.hidden_dim))
-        self.conv_proj = nn.Conv2d(3, 768, kernel_size=16, stride=16)
+
         self.encoder = Encoder()
+
         self.heads = nn.Sequential(OrderedDict({"head": nn.Linear(768, num_classes)}))
 
         if isinstance(self.conv_proj, nn.Conv2d):
