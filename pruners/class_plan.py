@@ -13,7 +13,7 @@ import libcst as cst
 import torch
 from torch import nn
 
-from pruners import describe, initialisation, origin
+from pruners import describe, initialisation, naming, origin
 from pruners.blocks import BLOCK_TYPES, block_spec
 from pruners.definitions import Definitions, SourceOf, import_target
 from pruners.errors import WriterError
@@ -117,7 +117,8 @@ class ClassPlan:
         if self.holds_layers:
             layers = self._layers(path, self.instances[index])
             named = tuple(replace(a, positional=False) for a in arguments)
-            layers = replace(layers, function=Reference(self.name), table=True)
+            rows = not any(isinstance(a.value, Dictionary) for a in layers.arguments)
+            layers = replace(layers, function=Reference(self.name), table=rows)
             return replace(layers, arguments=layers.arguments + named)
         return Call(Reference(self.name), arguments)
 
@@ -351,7 +352,9 @@ class ClassPlan:
             return Constructor((), records[0])
         # `hasattr(self, "shortcut")` tells None from nothing at all.
         lacking = [self._children - vars(m).keys() - m._modules.keys() for m in self.instances]
-        return unify(records, lacking)
+        inits = [(naming.parsed(init), source) for init, source in self.inits]
+        names = naming.given_names(self.instances, inits, self.context.source_of)
+        return unify(records, lacking, names, naming.compared_attributes(inits))
 
     def _record(self, path: str, module: nn.Module) -> dict[str, Expr]:
         spec = block_spec(module)
@@ -375,6 +378,9 @@ class ClassPlan:
                 record[name] = free or self._plain(path, name, value)
                 if name in widths and isinstance(value, (int, tuple)):
                     record[name] = Literal(value, width=True)
+                for attribute, *chain in self.context.rewrites.attributes.get(path, ()):
+                    if attribute == name and chain:
+                        record[name] = _as_width(record[name], chain)
             elif name in self.context.read_of_others and is_writable(value):
                 record[name] = free or Literal(value)
         for name in (*module._parameters, *module._buffers):
@@ -549,6 +555,20 @@ class ClassPlan:
                 Argument("persistent", Literal(persistent), Literal(True)),
             ),
         )
+
+
+def _as_width(expr: Expr, chain: Sequence[str | int]) -> Expr:
+    """The expression with the number counted as a width that the chain leads to."""
+    match expr:
+        case Literal(int(value)) if not chain:
+            return Literal(value, width=True)
+        case Call(_, arguments) if chain:
+            inner = tuple(
+                replace(a, value=_as_width(a.value, chain[1:])) if a.name == chain[0] else a
+                for a in arguments
+            )
+            return replace(expr, arguments=inner)
+    return expr
 
 
 def _record_of_own(

@@ -109,9 +109,9 @@ class ClassText:
         for name, value in plan.init_arguments.items():
             if name not in taken:
                 params.append(cst.Param(cst.Name(name), default=value, annotation=_of(plan, name)))
-        comments: dict[str, list[cst.EmptyLine]] = {}
+        layouts: dict[str, initialisation.Layout] = {}
         for original, _ in plan.inits:
-            comments = initialisation.comments_before(original) | comments
+            layouts = initialisation.layouts(original) | layouts
         made = constructor.body.get(SUPER, Call(Reference(SUPER)))
         body: list[cst.BaseStatement] = self._assignment(SUPER, made)
         signature = cst.Parameters(params)
@@ -123,15 +123,14 @@ class ClassText:
             signature = cst.Parameters(params[:1], star_arg=layers, kwonly_params=params[1:])
             self.context.imports.need("nn", describe.NN)
         said: list[str] = []
-        for name, expr in constructor.body.items():
-            if name == SUPER:
-                continue
+        for name in _in_order_of_source(plan):
+            expr = constructor.body[name]
             statements = self._assignment(name, expr)
             lines = [line for line in _lines_before(expr) if line not in said]
             said += lines
             statements = [*_parsed(lines, _holes(expr), self.context.imports), *statements]
-            if name in comments:
-                statements[0] = statements[0].with_changes(leading_lines=comments[name])
+            if name in layouts:
+                statements = _laid_out(statements, layouts[name], first=len(body) == 1)
             body += statements
         if plan.instances == [self.context.network]:
             body += self._ties()
@@ -253,6 +252,41 @@ class ClassText:
             flush()
         made = cst.Call(to_code(expr.function, imports), [cst.Arg(cst.Name("layers"), star="*")])
         return [*statements, assign(made)]
+
+
+def _in_order_of_source(plan: ClassPlan) -> list[str]:
+    """The attributes as the original makes them: plain values, then tensors and modules.
+
+    Tensors and modules keep the order that the `state_dict` has, each among themselves.
+    """
+    position: dict[str, int] = {}
+    for init, _ in reversed(plan.inits):
+        for name in initialisation.order_of_attributes(init):
+            position.setdefault(name, len(position))
+    modules = {name for module in plan.instances for name in module._modules}
+    tensors = {n for m in plan.instances for n in (*m._parameters, *m._buffers)}
+    rows: dict[str, list[tuple[int, str]]] = {"plain": [], "tensors": [], "modules": []}
+    for name in plan.constructor.body:
+        if name == SUPER:
+            continue
+        is_tensor = name in tensors or name.endswith("()")
+        row = rows["modules" if name in modules else "tensors" if is_tensor else "plain"]
+        row.append((max(position.get(name, 0), row[-1][0] if row else 0), name))
+    made = sorted(rows["tensors"] + rows["modules"], key=lambda placed: placed[0])
+    return [name for _, name in (*rows["plain"], *made)]
+
+
+def _laid_out(
+    statements: list[cst.BaseStatement], layout: initialisation.Layout, first: bool
+) -> list[cst.BaseStatement]:
+    """The statements with the comments of the original."""
+    leading = [line for line in layout.leading if not first or line.comment is not None]
+    statements = [statements[0].with_changes(leading_lines=leading), *statements[1:]]
+    match statements:
+        case [cst.SimpleStatementLine() as line] if layout.trailing is not None:
+            behind = cst.TrailingWhitespace(cst.SimpleWhitespace("  "), layout.trailing)
+            return [line.with_changes(trailing_whitespace=behind)]
+    return statements
 
 
 def _verbatims(expr: Expr) -> Iterator[Verbatim]:
@@ -407,8 +441,9 @@ def _annotation(values: Sequence[Expr], default: Expr | None) -> tuple[str, list
             case Call(Reference(name, statement), value=True) if name != "partial":
                 kinds.add(name)
                 needs += [(name, statement)] if statement else []
-            case Reference(name) if name.startswith("nn."):
+            case Reference(name, statement) if statement == describe.NN:
                 kinds.add("type[nn.Module]")
+                needs += [("nn", describe.NN)]
             case Call(Reference("partial"), value=True) | Reference():
                 kinds.add("Callable[..., Any]")
                 needs += [("Callable", "from collections.abc import Callable")]
@@ -424,4 +459,6 @@ def _annotation(values: Sequence[Expr], default: Expr | None) -> tuple[str, list
 def _type_of(value: Any) -> str:
     if isinstance(value, tuple) and value:
         return f"tuple[{', '.join(_type_of(item) for item in value)}]"
+    if isinstance(value, list) and value:
+        return f"list[{' | '.join(sorted({_type_of(item) for item in value}))}]"
     return "None" if value is None else type(value).__name__

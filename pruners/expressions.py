@@ -63,6 +63,8 @@ class Argument:
     value: Expr
     default: Expr | None = None
     positional: bool = False
+    end: str = ""
+    """`in` or `out` for channels that come into a block or go out of it, whatever the name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +77,6 @@ class Call:
     """Whether every argument gets a line of its own."""
     value: bool = False
     """Whether it makes a value, such as a configuration, and no module."""
-    chosen: Expr | None = None
-    """What is called, where instances call different classes: a parameter of the constructor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +101,6 @@ class Either:
     flag: Expr
     then: Expr
     otherwise: Expr
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """`item is not None`: whether an optional part has a width."""
-
-    item: Expr
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +154,6 @@ Expr = (
     | Display
     | Dictionary
     | Either
-    | Given
     | Handed
     | Half
     | Maybe
@@ -203,9 +195,8 @@ def to_code(expr: Expr, imports: Imports) -> cst.BaseExpression:
             return _literal(value, imports)
         case Variable(name):
             return cst.Name(checked_identifier(name))
-        case Call(function, arguments, table, chosen=chosen):
-            called = _call(function, arguments, table, imports)
-            return called if chosen is None else called.with_changes(func=to_code(chosen, imports))
+        case Call(function, arguments, table):
+            return _call(function, arguments, table, imports)
         case Display(items, brackets):
             elements = [
                 cst.StarredElement(to_code(item, imports))
@@ -228,9 +219,6 @@ def to_code(expr: Expr, imports: Imports) -> cst.BaseExpression:
         case Verbatim(code, _, holes):
             expression: cst.BaseExpression = filled(cst.parse_expression(code), holes, imports)
             return expression
-        case Given(item):
-            none = cst.ComparisonTarget(cst.IsNot(), cst.Name("None"))
-            return cst.Comparison(to_code(item, imports), [none])
         case Half(item):
             halved = to_code(item, imports)
             return cst.BinaryOperation(halved, cst.FloorDivide(), cst.Integer("2"))

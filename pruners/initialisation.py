@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import libcst as cst
-import libcst.matchers as m
 from torch import nn
 
 from pruners.describe import WIDTHS
@@ -228,21 +228,68 @@ def _stored_names(statement: cst.CSTNode) -> set[str]:
     }
 
 
-def comments_before(init: cst.FunctionDef) -> dict[str, list[cst.EmptyLine]]:
-    """The comment lines in front of every statement `self.NAME = ...` of `__init__`."""
-    comments: dict[str, list[cst.EmptyLine]] = {}
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the statement that makes an attribute stands in an `__init__`."""
+
+    leading: tuple[cst.EmptyLine, ...]
+    """An empty line and comments in front of it."""
+    trailing: cst.Comment | None
+    """A comment behind it."""
+
+
+def layouts(init: cst.FunctionDef) -> dict[str, Layout]:
+    """The layout of the statements that make an attribute, at the top level of an `__init__`."""
+    found: dict[str, Layout] = {}
     for statement in init.body.body:
         if not isinstance(statement, cst.SimpleStatementLine):
             continue
-        for small in statement.body:
-            if isinstance(small, cst.Assign) and m.matches(
-                small.targets[0].target, m.Attribute(m.Name("self"), m.Name())
+        for name in _attributes_made(ast.parse(code_of(statement)).body):
+            lines = tuple(line for line in statement.leading_lines if _is_told(line.comment))
+            if any(line.comment is None for line in statement.leading_lines):
+                lines = (cst.EmptyLine(indent=False), *lines)
+            behind = statement.trailing_whitespace.comment
+            behind = behind if _is_told(behind) and not _counts(behind) else None
+            found.setdefault(name, Layout(lines, behind))
+    return found
+
+
+def order_of_attributes(init: cst.FunctionDef) -> list[str]:
+    """The attributes that an `__init__` makes, as they come in the source."""
+    names = _attributes_made(ast.parse(code_of(init)).body)
+    return list(dict.fromkeys(names))
+
+
+def _attributes_made(body: Sequence[ast.stmt]) -> Iterator[str]:
+    """`self.NAME = ...` and `self.register_buffer("NAME", ...)`, in the order of the source."""
+    for statement in body:
+        match statement:
+            case ast.Assign() | ast.AnnAssign(value=ast.expr()):
+                for target in _targets(statement):
+                    if isinstance(target, ast.Attribute) and _is_self_attribute(target):
+                        yield target.attr
+            case ast.Expr(
+                ast.Call(
+                    ast.Attribute(ast.Name("self"), "register_buffer" | "register_parameter"),
+                    [ast.Constant(str(name)), *_],
+                )
             ):
-                name = cst.ensure_type(small.targets[0].target, cst.Attribute).attr.value
-                lines = [line for line in statement.leading_lines if line.comment is not None]
-                if lines:
-                    comments.setdefault(name, lines)
-    return comments
+                yield name
+            case ast.FunctionDef() | ast.If() | ast.For() | ast.With():
+                yield from _attributes_made(statement.body)
+                if isinstance(statement, (ast.If, ast.For)):
+                    yield from _attributes_made(statement.orelse)
+
+
+def _is_told(comment: cst.Comment | None) -> bool:
+    """Whether it is a comment for people, not for a tool."""
+    tools = ("# type:", "# noqa", "# pragma", "# fmt", "# pylint", "# pyright", "# mypy")
+    return comment is not None and not comment.value.startswith(tools)
+
+
+def _counts(comment: cst.Comment | None) -> bool:
+    """Whether a comment has numbers, which may be widths that are others now."""
+    return comment is not None and re.search(r"\b\d{2,}\b|\d[x*]\d", comment.value) is not None
 
 
 def assigned_attributes(init: cst.FunctionDef) -> set[str]:

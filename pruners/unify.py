@@ -14,12 +14,18 @@ inputs (16, 16), its outputs (9, 30), its stride (1, 2), conv2's inputs (9, 30),
 (16, 21). Columns of the same kind that are equal in every instance are one parameter: (9, 30)
 becomes `conv1_channels`. Where instances differ in structure, as in `downsample`, the class builds
 one or the other by a flag; columns inside such a part have values only where it exists, and take
-the parameter of a full column that agrees there.
+the parameter of a full column that agrees there. A part with a width of its own needs no flag: it
+is built where the width is given.
+
+Parameters are named as the original `__init__` names what it hands to the layer, where it is clear
+(`naming`), else for the layer that they are read from.
 """
 
 from __future__ import annotations
 
+import ast
 import keyword
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,7 +40,6 @@ from pruners.expressions import (
     Display,
     Either,
     Expr,
-    Given,
     Half,
     Literal,
     Maybe,
@@ -59,6 +64,8 @@ class Parameter:
     default: Expr | None
     """None: required."""
     width: bool
+    end: str = ""
+    """`in` or `out` for the block's ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,23 +78,31 @@ class Constructor:
     def arguments(self, instance: int) -> tuple[Argument, ...]:
         """What the constructor is called with to get this instance."""
         return tuple(
-            Argument(p.name, p.values[instance], p.default, positional=p.default is None)
+            Argument(p.name, p.values[instance], p.default, p.default is None, p.end)
             for p in self.parameters
         )
 
 
-def unify(records: Sequence[Record], lacking: Sequence[Collection[str]] = ()) -> Constructor:
+def unify(
+    records: Sequence[Record],
+    lacking: Sequence[Collection[str]] = (),
+    names: Mapping[tuple[str, ...], str] | None = None,
+    compared: Collection[str] = (),
+) -> Constructor:
     """Lay the instances of a class over each other.
 
     Args:
         lacking: for every instance, the attributes that it does not have at all; others that its
             record leaves out are None.
+        names: what the original calls the value at a place (attribute, then positions and argument
+            names downwards).
+        compared: the attributes that the original computes by comparisons.
     """
-    names = _merged_order([list(record) for record in records])
-    sheet = _Sheet(len(records))
+    sheet = _Sheet(len(records), names or {}, compared)
+    names_in_order = _merged_order([list(record) for record in records])
     everyone = tuple(range(len(records)))
     body: dict[str, Expr] = {}
-    for name in names:
+    for name in names_in_order:
         missing = [ABSENT if name in gone else NONE for gone in lacking or [()] * len(records)]
         laid = [r.get(name, m) for r, m in zip(records, missing, strict=True)]
         body[name] = sheet.lay(laid, everyone, () if name == SUPER else (name,))
@@ -118,22 +133,43 @@ class _Column:
     """The value, where the column needs no parameter after all."""
     terms: tuple[int, ...] = ()
     """The columns whose sum it is in every instance: the width of a concatenation."""
-    shown_by: int = -1
-    """Of a flag: the column of a width that only the part has that it switches on."""
     half_of: int = -1
     """The column of the kernel size whose half it is in every instance: the padding."""
+    told_by: int = -1
+    """The column of a width that exists exactly where this flag is set."""
+    hint: str = ""
+    """What a flag may be called."""
+    end: str = ""
+    """`in` or `out` for the channels that a layer reads or makes."""
 
     @property
     def argument(self) -> str:
         return self.path[-1]
 
+    @property
+    def variable(self) -> bool:
+        """Whether it is given an argument of the network."""
+        return any(isinstance(value, Variable) for value in self.values.values())
+
 
 class _Sheet:
-    def __init__(self, count: int) -> None:
+    def __init__(
+        self, count: int, names: Mapping[tuple[str, ...], str], compared: Collection[str]
+    ) -> None:
         self.count = count
+        self.given_names = names
+        self.compared = compared
         self.columns: list[_Column] = []
+        self.constants: set[tuple[str, ...]] = set()
+        """Where all instances agree."""
 
-    def lay(self, exprs: Sequence[Expr], instances: tuple[int, ...], path: tuple[str, ...]) -> Expr:
+    def lay(
+        self,
+        exprs: Sequence[Expr],
+        instances: tuple[int, ...],
+        path: tuple[str, ...],
+        end: str = "",
+    ) -> Expr:
         """The template that gives every expression when its slots are filled."""
         first = exprs[0]
         if any(holds_handed(expr) for expr in exprs):
@@ -142,9 +178,10 @@ class _Sheet:
         # In a part that only some instances have, a constant may be a parameter of the others.
         partial = len(instances) < self.count and isinstance(first, (Literal, Call))
         if all(expr == first for expr in exprs) and not symbolic and not partial:
+            self.constants.add(path)
             return first
         if all(isinstance(expr, (Literal, Variable)) for expr in exprs):
-            return self._slot(path, exprs, instances)
+            return self._slot(path, exprs, instances, end=end)
         shapes = dict[str, list[int]]()
         for i, expr in enumerate(exprs):
             shapes.setdefault(_skeleton(expr), []).append(i)
@@ -161,18 +198,20 @@ class _Sheet:
         self, exprs: Sequence[Expr], instances: tuple[int, ...], path: tuple[str, ...]
     ) -> Expr:
         match exprs[0]:
-            case Call(function, arguments, table):
+            case Call(function, arguments):
                 laid = []
                 for k, argument in enumerate(arguments):
                     values = [e.arguments[k].value for e in exprs if isinstance(e, Call)]
-                    value = self.lay(values, instances, (*path, argument.name))
+                    value = self.lay(values, instances, (*path, argument.name), _end_of(argument))
                     laid.append(replace(argument, value=value))
-                called = [e.function for e in exprs if isinstance(e, Call)]
-                if all(other == function for other in called):
-                    return replace(exprs[0], arguments=tuple(laid))
-                # One parameter for all layers that change alike, as `activation_layer=nn.ReLU`.
-                slot = self._slot((*path, "activation_layer"), called, instances)
-                return Call(function, tuple(laid), table, chosen=slot)
+                functions = [e.function for e in exprs if isinstance(e, Call)]
+                if _is_activation(function) and (
+                    len(instances) < self.count or any(f != function for f in functions)
+                ):
+                    function = self._slot(  # type: ignore[assignment]
+                        (*path, "activation_layer"), functions, instances
+                    )
+                return replace(exprs[0], function=function, arguments=tuple(laid))
             case Verbatim(code, before, holes):
                 laid = []
                 for k, hole in enumerate(holes):
@@ -219,7 +258,8 @@ class _Sheet:
                 laid.append(self.lay(items, instances, there))
                 continue
             flags = [Literal(i in has) for i in range(len(exprs))]
-            slot = self._slot((*path[:-1], f"with_{path[-1]}_{place}"), flags, instances, flag=True)
+            hint = _name_of_optional(items, place, len(merged[0]), path[-1])
+            slot = self._slot((*path[:-1], hint), flags, instances, flag=True, hint=hint)
             laid.append(Maybe(slot, self.lay(items, tuple(instances[i] for i in has), there)))
         match exprs[0]:
             case Call(function, _, table):
@@ -254,11 +294,13 @@ class _Sheet:
         instances: tuple[int, ...],
         flag: bool = False,
         part: bool = False,
+        hint: str = "",
+        end: str = "",
     ) -> Expr:
-        numbers = [e for e in exprs if isinstance(e, (Literal, Variable))]
-        width = bool(numbers) and all(e.width for e in numbers) and not part
+        counts = all(isinstance(e, (Literal, Variable)) and e.width for e in exprs)
+        values = dict(zip(instances, exprs, strict=True))
         self.columns.append(
-            _Column(path, dict(zip(instances, exprs, strict=True)), width and not flag, flag, part)
+            _Column(path, values, counts and not part, flag, part, hint=hint, end=end)
         )
         return _Slot(len(self.columns) - 1)  # type: ignore[return-value]
 
@@ -267,7 +309,8 @@ class _Sheet:
         self._merge()
         self._find_sums()
         self._find_paddings()
-        self._find_telling_widths()
+        into, out = self._ends(body)
+        self._find_told_flags((into, out))
         owners = [
             i
             for i, c in enumerate(self.columns)
@@ -275,24 +318,89 @@ class _Sheet:
             and c.constant is None
             and not c.terms
             and c.half_of < 0
-            and c.shown_by < 0
+            and c.told_by < 0
         ]
-        names = self._names(owners, body)
-        parameters = {i: self._parameter(i, names[i]) for i in owners}
-        filled = {
-            name: self._fill(expr, [self._value(i, parameters) for i in range(len(self.columns))])
-            for name, expr in body.items()
+        names = self._names(owners, body, into, out)
+        sides = {out: "out", into: "in"}
+        parameters = {
+            i: replace(self._parameter(i, names[i]), end=sides.get(i, "")) for i in owners
         }
-        ordered = sorted(
-            owners,
-            key=lambda i: (
-                parameters[i].default is not None,
-                self.columns[i].flag,
-                _rank(parameters[i].name),
-                owners.index(i),
-            ),
-        )
+        computed = self._comparisons(parameters, into, out)
+        values = [
+            computed.get(self.columns[i].owner) or self._value(i, parameters)
+            for i in range(len(self.columns))
+        ]
+        filled = {name: self._fill(expr, values) for name, expr in body.items()}
+
+        def place(i: int) -> tuple[bool, bool, int, int]:
+            # What comes in first, what goes out last among the widths, then the options.
+            rank = 0 if i == into else 2 if i == out else 1 if parameters[i].width else 3
+            last = parameters[i].default is not None
+            return last, self.columns[i].flag, rank if not last else 0, owners.index(i)
+
+        ordered = sorted((i for i in owners if i not in computed), key=place)
         return Constructor(tuple(parameters[i] for i in ordered), filled)
+
+    def _ends(self, body: Record) -> tuple[int, int]:
+        """The columns of the block's own ends, -1 where they do not differ between instances."""
+        ends = [(n, v) for expr in body.values() for n, v in _widths(expr)]
+        into = next((v for n, v in ends if n == "in"), None)
+        out = next((v for n, v in reversed(ends) if n == "out"), None)
+        first = self.columns[into.column].owner if isinstance(into, _Slot) else -1
+        last = -1
+        if isinstance(out, _Slot):
+            column = self.columns[out.column]
+            makers = [c for c in self.columns if c.width and c.end == "out"]
+            of_a_sum = any(column.owner in c.terms for c in self.columns)
+            if not of_a_sum and not self._has_siblings(column, makers):
+                last = column.owner
+        return first, last
+
+    def _find_told_flags(self, ends: Collection[int]) -> None:
+        """A part with a width of its own is built where the width is given."""
+        for flag in self.columns:
+            if not flag.flag or len(flag.values) < self.count:
+                continue
+            on = {k for k, value in flag.values.items() if value == Literal(True)}
+            for i, column in enumerate(self.columns):
+                if (
+                    column.width
+                    and column.owner == i
+                    and i not in ends
+                    and column.constant is None
+                    and not column.terms
+                    and set(column.values) == on
+                    and all(isinstance(v, Literal) for v in column.values.values())
+                ):
+                    flag.told_by = i
+                    break
+
+    def _comparisons(
+        self, parameters: Mapping[int, Parameter], into: int, out: int
+    ) -> dict[int, Expr]:
+        """`stride == 1 and in_channels == out_channels`, where the original compares, too."""
+        found: dict[int, Expr] = {}
+        if into not in parameters or out not in parameters or into == out:
+            return found
+        strides = [i for i, p in parameters.items() if self.columns[i].argument == "stride"]
+        same = [parameters[into].values[k] == parameters[out].values[k] for k in range(self.count)]
+        ends = (Variable(parameters[into].name, None), Variable(parameters[out].name, None))
+        for i, parameter in parameters.items():
+            column = self.columns[i]
+            if len(column.path) > 1 or column.path[0] not in self.compared:
+                continue
+            if any(c.owner == i and len(c.path) > 1 for c in self.columns):
+                continue
+            values = list(parameter.values)
+            if not strides and values == [Literal(s) for s in same]:
+                found[i] = _code("_hole_0 == _hole_1", *ends)
+            elif strides:
+                stride = parameters[strides[0]]
+                one = [value == Literal(1) for value in stride.values]
+                if values == [Literal(a and b) for a, b in zip(one, same, strict=True)]:
+                    steps = Variable(stride.name, None)
+                    found[i] = _code("_hole_0 == 1 and _hole_1 == _hole_2", steps, *ends)
+        return found
 
     def _merge(self) -> None:
         full = [i for i, c in enumerate(self.columns) if len(c.values) == self.count]
@@ -316,7 +424,7 @@ class _Sheet:
                 and all(other.values.get(k) == v for k, v in column.values.items())
             ]
             # A shortcut reads what the block reads and makes what the block makes.
-            candidates.sort(reverse=not column.argument.startswith("in_"))
+            candidates.sort(reverse=column.end != "in")
             values = list(column.values.values())
             if not column.width and not column.flag and column.argument not in _PASSED_ON:
                 # One value wherever the part exists is its own; the block's agrees by chance.
@@ -334,9 +442,9 @@ class _Sheet:
         if self.count < 2:
             return
         full = [c for c in self.columns if c.width and len(c.values) == self.count]
-        makers = [c.owner for c in full if c.argument.startswith("out_")]
+        makers = [c.owner for c in full if c.end == "out"]
         for i, column in enumerate(self.columns):
-            makes = any(c.owner == i and c.argument.startswith("out_") for c in self.columns)
+            makes = any(c.owner == i and c.end == "out" for c in self.columns)
             if column.owner != i or not column.width or makes or column not in full:
                 continue
             earlier = [j for j in dict.fromkeys(makers) if j < i]
@@ -348,9 +456,20 @@ class _Sheet:
             column.terms = next((run for run in runs if self._is_sum(column, run)), ())
 
     def _find_paddings(self) -> None:
-        """Paddings that are half of the kernel in every instance follow from it."""
+        """Paddings that are half of the kernel in every instance follow from it, and those that
+        are the dilation.
+        """
         for i, column in enumerate(self.columns):
             if column.owner != i or column.argument != "padding" or column.constant is not None:
+                continue
+            paddings = [c for c in self.columns if c.owner == i]
+            beside = [self._beside(c, "dilation") for c in paddings]
+            if len({c.owner for c in beside if c is not None}) == 1 and all(
+                c is not None and c.constant is None and c.values == p.values
+                for c, p in zip(beside, paddings, strict=True)
+            ):
+                for padding, dilation in zip(paddings, beside, strict=True):
+                    padding.owner = dilation.owner if dilation is not None else padding.owner
                 continue
             # Every layer that shares the padding must have this kernel.
             kernels = {
@@ -360,14 +479,8 @@ class _Sheet:
                 for c in self.columns
                 if c.path == (*p.path[:-1], "kernel_size")
             }
-            layers = sum(p.owner == i for p in self.columns)
-            beside = sum(
-                c.path == (*p.path[:-1], "kernel_size")
-                for p in self.columns
-                if p.owner == i
-                for c in self.columns
-            )
-            if len(kernels) != 1 or layers != beside:
+            told = sum(self._beside(p, "kernel_size") is not None for p in paddings)
+            if len(kernels) != 1 or len(paddings) != told:
                 continue
             kernel = self.columns[next(iter(kernels))]
             if kernel.constant is None and all(
@@ -375,25 +488,10 @@ class _Sheet:
             ):
                 column.half_of = kernel.owner
 
-    def _find_telling_widths(self) -> None:
-        """A part with a width of its own is there where that is given: it needs no flag."""
-        for i, flag in enumerate(self.columns):
-            if not flag.flag or flag.owner != i or len(flag.values) < self.count:
-                continue
-            on = {k for k, value in flag.values.items() if value == Literal(True)}
-            flag.shown_by = next(
-                (
-                    j
-                    for j, c in enumerate(self.columns)
-                    if c.owner == j
-                    and c.width
-                    and c.constant is None
-                    and not c.terms
-                    and set(c.values) == on
-                    and not c.argument.startswith("in_")
-                ),
-                -1,
-            )
+    def _beside(self, column: _Column, argument: str) -> _Column | None:
+        """The column of another argument of the same layer."""
+        path = (*column.path[:-1], argument)
+        return next((c for c in self.columns if c.path == path), None)
 
     def _is_sum(self, column: _Column, terms: tuple[int, ...]) -> bool:
         def number(expr: Expr) -> int | None:
@@ -410,11 +508,11 @@ class _Sheet:
     def _parameter(self, i: int, name: str) -> Parameter:
         column = self.columns[i]
         present = list(column.values.values())
-        if column.flag:
+        if any(flag.told_by == i for flag in self.columns):
+            default: Expr | None = NONE
+        elif column.flag:
             on = sum(value == Literal(True) for value in present)
-            default: Expr | None = Literal(2 * on > self.count)
-        elif any(flag.shown_by == i for flag in self.columns):
-            default = NONE
+            default = Literal(2 * on > self.count)
         elif len(column.values) < self.count and column.width:
             # Where the part is missing nothing reads it: the width that comes in passes through.
             full = next((c for c in self.columns if c.width and len(c.values) == self.count), None)
@@ -433,14 +531,17 @@ class _Sheet:
         else:
             counts = Counter(present)
             default = max(counts, key=lambda v: (counts[v], -present.index(v)))
+            if _is_mutable(default):
+                default = None
         values = tuple(column.values.get(k, default or NONE) for k in range(self.count))
         return Parameter(name, values, default, column.width)
 
-    def _names(self, owners: list[int], body: Record) -> dict[int, str]:
+    def _names(self, owners: list[int], body: Record, into: int, out: int) -> dict[int, str]:
         widths = [i for i in owners if self.columns[i].width]
         members = {i: [c for c in self.columns if c.owner == i] for i in owners}
         names: dict[int, str] = {}
-        taken = {"self", "nn", "torch"}  # what the body of an __init__ refers to
+        # What the body of an __init__ refers to, or binds.
+        taken = {"self", "nn", "torch", "layers"}.union(*map(_names_in, body.values()))
 
         def give(i: int, *choices: str) -> None:
             for choice in (*choices, *(f"{choices[-1]}_{n}" for n in range(2, 1000))):
@@ -449,23 +550,23 @@ class _Sheet:
                     taken.add(choice)
                     return
 
-        # The block's own ends, where they differ between instances: a constant has no name.
-        ends = [(n, v) for expr in body.values() for n, v in _widths(expr)]
-        into = next((v for n, v in ends if n.startswith("in_")), None)
-        out = next((v for n, v in reversed(ends) if n.startswith("out_")), None)
-        if isinstance(into, _Slot):
-            column = self.columns[into.column]
-            give(column.owner, column.argument)
-        if isinstance(out, _Slot):
-            column = self.columns[out.column]
-            lasts = [c for c in self.columns if c.width and c.argument.startswith("out_")]
-            of_a_sum = any(column.owner in c.terms for c in self.columns)
-            if column.owner not in names and not of_a_sum and not self._has_siblings(column, lasts):
-                give(column.owner, column.argument)
+        said = self._said(owners, members)
+        # One vocabulary for both ends: `inputs, conv1_channels, out_channels` would be neither.
+        if out in members and into in members and into not in said.keys() & {out}:
+            said = {i: name for i, name in said.items() if i not in (into, out)} | (
+                said if {into, out} <= said.keys() else {}
+            )
+        for i, name in said.items():
+            if name not in taken:
+                give(i, name)
+        for end in (into, out):
+            if end in members and end not in names:
+                side = "in" if end == into else "out"
+                give(end, next(c.argument for c in members[end] if c.end == side))
         middle = [i for i in widths if i not in names]
         told_of = {i for i in middle if any(_is_telling(c) for c in members[i])}
         for i in middle:
-            makers = [c for c in members[i] if c.argument.startswith("out_")] or members[i]
+            makers = [c for c in members[i] if c.end == "out"] or members[i]
             layer = _spoken(makers[0].path[:-1])
             told = next((c.argument for c in members[i] if _is_telling(c)), "")
             nested = len(makers[0].path) > 2
@@ -479,22 +580,46 @@ class _Sheet:
             if i in names:
                 continue
             column = self.columns[i]
+            variables = {v.name for v in column.values.values() if isinstance(v, Variable)}
+            if column.hint:
+                give(i, column.hint)
+                continue
             if column.flag or column.part or len(column.path) == 1:
                 give(i, column.path[0], "_".join(column.path))
                 continue
+            if len(variables) == 1 and len(set(column.values.values())) == 1:
+                give(i, *variables)
+                continue
             same = [j for j in owners if self.columns[j].argument == column.argument]
-            long = "_".join(column.path)
+            long = f"{_spoken(column.path[:-1])}_{column.argument}"
             if column.argument == "p":
                 give(i, f"{_spoken(column.path[:-1])}_prob")
                 continue
             give(i, *([column.argument] if same[0] == i else []), long)
         return names
 
+    def _said(self, owners: list[int], members: Mapping[int, Sequence[_Column]]) -> dict[int, str]:
+        """What the original calls a column; nothing where one name is of several columns."""
+        claims: dict[int, list[str]] = {}
+        for i in owners:
+            column = self.columns[i]
+            if not column.flag and not column.part:
+                telling = column.width or column.argument in _SAYING_NOTHING or column.variable
+                found = (self.given_names.get(c.path) for c in members[i] if telling)
+                claims[i] = [name for name in dict.fromkeys(found) if name]
+        claimed = Counter(name for names in claims.values() for name in names)
+        # What is a constant now at another place is not what the name said.
+        claimed.update(
+            name
+            for path, name in self.given_names.items()
+            if any(path[:n] in self.constants for n in range(1, len(path) + 1))
+        )
+        single = {i: [n for n in names if claimed[n] == 1] for i, names in claims.items()}
+        return {i: names[0] for i, names in single.items() if names}
+
     def _has_siblings(self, last: _Column, makers: Sequence[_Column]) -> bool:
         """Whether a layer beside the last one reads the same, so that what goes out is of both."""
-        reads = {
-            c.path[:-1]: c.owner for c in self.columns if c.width and c.argument.startswith("in_")
-        }
+        reads = {c.path[:-1]: c.owner for c in self.columns if c.width and c.end == "in"}
         source = reads.get(last.path[:-1])
         return source is not None and any(
             reads.get(c.path[:-1]) == source and c.owner not in (last.owner, source) for c in makers
@@ -505,8 +630,8 @@ class _Sheet:
         if column.constant is not None:
             return column.constant
         owner = self.columns[column.owner]
-        if owner.shown_by >= 0:
-            return Given(self._value(owner.shown_by, parameters))
+        if owner.told_by >= 0:
+            return _code("_hole_0 is not None", self._value(owner.told_by, parameters))
         if owner.half_of >= 0:
             return Half(self._value(owner.half_of, parameters))
         if owner.terms:
@@ -518,14 +643,13 @@ class _Sheet:
         match expr:
             case _Slot(column):
                 return slots[column]
-            case Call(arguments=arguments, chosen=chosen):
-                return replace(
-                    expr,
-                    arguments=tuple(
-                        replace(a, value=self._fill(a.value, slots)) for a in arguments
-                    ),
-                    chosen=chosen and self._fill(chosen, slots),
-                )
+            case Call(function, arguments):
+                if isinstance(function, _Slot):
+                    chosen = slots[function.column]
+                    assert isinstance(chosen, (Reference, Variable))
+                    function = chosen if isinstance(chosen, Reference) else Reference(chosen.name)
+                filled = tuple(replace(a, value=self._fill(a.value, slots)) for a in arguments)
+                return replace(expr, function=function, arguments=filled)
             case Display(items, brackets):
                 return Display(tuple(self._fill(item, slots) for item in items), brackets)
             case Dictionary(items):
@@ -539,18 +663,18 @@ class _Sheet:
             case Maybe(flag, item):
                 return Maybe(self._fill(flag, slots), self._fill(item, slots))
             case Verbatim(code, before, holes):
-                filled = tuple(replace(h, value=self._fill(h.value, slots)) for h in holes)
-                return Verbatim(code, before, filled)
+                whole = tuple(replace(h, value=self._fill(h.value, slots)) for h in holes)
+                return Verbatim(code, before, whole)
         return expr
 
 
-_ACTIVATIONS = frozenset(
-    f"nn.{name}"
-    for name in ("ReLU", "ReLU6", "SiLU", "Hardswish", "Mish", "GELU", "Sigmoid", "Hardsigmoid")
-)
-
 # What a block hands on to its shortcut.
-_PASSED_ON = frozenset({"stride", "dilation"})
+_PASSED_ON = frozenset({"stride", "dilation", "activation_layer"})
+
+# Layers that take the same arguments, and of which a network uses now one, now another.
+_ACTIVATIONS = frozenset(
+    f"nn.{name}" for name in ("ReLU", "ReLU6", "SiLU", "Mish", "Hardswish", "Hardsigmoid")
+)
 
 _MOST_OPTIONAL = 2
 
@@ -626,7 +750,9 @@ def _likeness(a: Expr, b: Expr) -> int:
     """In how many arguments two calls of one skeleton are alike: equal, or neither the default."""
     match a, b:
         case Call(_, first), Call(_, second):
-            return sum(
+            # A depthwise convolution has three times the same width, whichever it is.
+            same = _pattern(first) == _pattern(second)
+            return 4 * same * any(_is_width(x.value) for x in first) + sum(
                 2 * (x.value == y.value and not _is_width(x.value))
                 + ((x.value == x.default) == (y.value == y.default))
                 + _likeness(x.value, y.value)
@@ -635,17 +761,84 @@ def _likeness(a: Expr, b: Expr) -> int:
     return 0
 
 
+def _pattern(arguments: Sequence[Argument]) -> list[int]:
+    """Which widths of a layer are equal, and which are 1."""
+    widths = [a.value.value for a in arguments if isinstance(a.value, Literal) and a.value.width]
+    return [-1 if w == 1 else widths.index(w) for w in widths]
+
+
+def _is_activation(function: Reference) -> bool:
+    return function.name in _ACTIVATIONS
+
+
+def _end_of(argument: Argument) -> str:
+    if argument.end or not argument.name.startswith(("in_", "out_")):
+        return argument.end
+    return argument.name.partition("_")[0]
+
+
+def _code(code: str, *holes: Expr) -> Verbatim:
+    return Verbatim(code, (), tuple(Argument(f"hole{i}", h) for i, h in enumerate(holes)))
+
+
+def _names_in(expr: Expr) -> set[str]:
+    """The names that code of the original uses or binds in an expression."""
+    match expr:
+        case Verbatim(code, before, holes):
+            nodes = (n for text in (code, *before) for n in ast.walk(ast.parse(text.strip())))
+            own = {n.id for n in nodes if isinstance(n, ast.Name)}
+            return own.union(*(_names_in(h.value) for h in holes))
+        case Call(_, arguments):
+            return set[str]().union(*(_names_in(a.value) for a in arguments))
+        case Either(_, then, otherwise):
+            return _names_in(then) | _names_in(otherwise)
+        case Maybe(_, item):
+            return _names_in(item)
+        case Display(items):
+            return set[str]().union(*map(_names_in, items))
+        case Dictionary(items):
+            return set[str]().union(*(_names_in(v) for _, v in items))
+    return set()
+
+
+def _name_of_optional(items: Sequence[Expr], place: int, count: int, of: str) -> str:
+    """What the flag is called that switches on an item of a container."""
+    match items[0]:
+        case Call(Reference(name)) if not name.startswith("nn."):
+            return f"with_{_snake(name)}"
+        case Call(Reference(name)) if name not in ("nn.Sequential", "nn.Conv2d", "nn.Linear"):
+            return f"with_{re.sub(r'[123]d$', '', _snake(name.removeprefix('nn.')))}"
+    if all(_widens(item) for item in items):
+        return "expand"
+    ordinals = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+    which = "last" if place == count - 1 else ordinals[place] if place < 8 else f"item{place}"
+    return f"with_{which}_layer" if of.isdigit() else f"with_{which}_{of}"
+
+
+def _widens(expr: Expr) -> bool:
+    """Whether the first layer makes more channels than it reads."""
+    ends = dict(reversed(list(_widths(expr))))
+    match ends.get("in"), ends.get("out"):
+        case Literal(int(inputs)), Literal(int(outputs)):
+            return outputs > inputs
+    return False
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
 def _is_width(expr: Expr) -> bool:
     return isinstance(expr, (Literal, Variable)) and expr.width
 
 
 def _widths(expr: Expr) -> Iterator[tuple[str, Expr]]:
-    """The arguments of layers that all instances have, with their names, in order."""
+    """The arguments of layers that all instances have, with the ends that they are, in order."""
     match expr:
         case Call(_, arguments):
             for argument in arguments:
                 if isinstance(argument.value, (Literal, Variable, _Slot)):
-                    yield argument.name, argument.value
+                    yield _end_of(argument), argument.value
                 else:
                     yield from _widths(argument.value)
         case Maybe(_, item):
@@ -656,6 +849,15 @@ def _widths(expr: Expr) -> Iterator[tuple[str, Expr]]:
         case Dictionary(items):
             for _, item in items:
                 yield from _widths(item)
+
+
+def _is_mutable(expr: Expr) -> bool:
+    match expr:
+        case Literal(value):
+            return isinstance(value, (list, dict, set))
+        case Display(_, brackets):
+            return brackets == "["
+    return isinstance(expr, Dictionary)
 
 
 def _is_half(padding: Expr, kernel: Expr | None) -> bool:
@@ -676,9 +878,20 @@ def _is_telling(column: _Column) -> bool:
     return column.width and (len(column.path) == 1 or column.argument not in _SAY_LITTLE)
 
 
+# `nn.Dropout(p)`, as against `kernel_size`, which nobody calls better.
+_SAYING_NOTHING = frozenset({"p", "num_heads", "eps", "negative_slope"})
+
 _SAY_LITTLE = frozenset(
     {"in_channels", "out_channels", "num_features", "in_features", "out_features", "groups"}
-    | {"num_channels", "normalized_shape", "num_parameters", "embed_dim", "input_size"}
+    | {
+        "input_channels",
+        "output_channels",
+        "num_channels",
+        "normalized_shape",
+        "num_parameters",
+        "embed_dim",
+        "input_size",
+    }
     | {"hidden_size", "hidden_channels", "in_chans"}
     | {f"size{i}" for i in range(8)}
 )
@@ -691,13 +904,6 @@ def _kind(column: _Column) -> str:
     if column.part:
         return "part"
     return "width" if column.width else f"argument {column.argument}"
-
-
-def _rank(name: str) -> int:
-    """What comes in first, what goes out last among the widths."""
-    if name.startswith("in_"):
-        return 0
-    return 2 if name.startswith("out_") else 1
 
 
 def _skeleton(expr: Expr) -> str:
@@ -713,9 +919,7 @@ def _skeleton(expr: Expr) -> str:
             return name
         case Call(function, arguments):
             inner = ", ".join(f"{a.name}={_skeleton_of_argument(a.value)}" for a in arguments)
-            # Activations that are built alike stand for each other.
-            name = "activation" if function.name in _ACTIVATIONS else function.name
-            return f"{name}({inner})"
+            return f"{'activation' if _is_activation(function) else function.name}({inner})"
         case Display(items, brackets):
             return brackets + ", ".join(_skeleton(item) for item in items)
         case Dictionary(items):

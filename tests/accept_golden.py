@@ -6,36 +6,84 @@ python -m tests.accept_golden       write them anew, after a change that is mean
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
+import torchvision
 from torch import nn
+from torchvision import models
 
 from models.cifar.resnet import ResNet
 from models.imagenet.resnet import ResNet as ImageNetResNet
 from pruners import BasicPruning, Options
+from pruners.loading import class_from_file
 
-FOLDER = Path(__file__).parent / "golden"
+HERE = Path(__file__).parent
+FOLDER = HERE / "golden"
+# Which torchvision the text of the torchvision files comes from.
+VERSION = FOLDER / "torchvision.txt"
 
-# Stem of the file -> network, depth, size of the input.
-GOLDEN: dict[str, tuple[type[nn.Module], int, int]] = {
-    "resnet20_50": (ResNet, 20, 32),
-    "resnet29_50": (ResNet, 29, 32),
-    "resnet18_50": (ImageNetResNet, 18, 64),
+# Stem of the file -> how the network is made, size of the input.
+ZOO: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "resnet20_50": (partial(ResNet, 20), 32),
+    "resnet29_50": (partial(ResNet, 29), 32),
+    "resnet18_50": (partial(ImageNetResNet, 18), 64),
 }
+OPTIONS = {
+    "vit_b_16": {"image_size": 64},
+    "googlenet": {"init_weights": False},
+    "inception_v3": {"init_weights": False, "aux_logits": False},
+    "deeplabv3_resnet50": {"weights_backbone": None},
+}
+TORCHVISION: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    f"{name}_50": (partial(models.get_model, name, weights=None, **OPTIONS.get(name, {})), size)
+    for name, size in {
+        "convnext_tiny": 64,
+        "deeplabv3_resnet50": 64,
+        "densenet121": 64,
+        "efficientnet_b0": 64,
+        "googlenet": 64,
+        "inception_v3": 96,
+        "mobilenet_v2": 64,
+        "mobilenet_v3_large": 64,
+        "mobilenet_v3_small": 64,
+        "resnet50": 64,
+        "shufflenet_v2_x1_0": 64,
+        "vit_b_16": 64,
+    }.items()
+}
+
+
+def _users(name: str) -> nn.Module:
+    network: nn.Module = class_from_file(HERE / "files" / f"{name}.py", "Net")()
+    return network
+
+
+USERS: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    f"{path.stem}_50": (partial(_users, path.stem), 16)
+    for path in sorted((HERE / "files").glob("*.py"))
+}
+GOLDEN = {**ZOO, **TORCHVISION, **USERS}
+
+
+def version() -> str:
+    """The installed torchvision's, without the part that says what it was built for."""
+    return str(torchvision.__version__).partition("+")[0]
 
 
 def generated(stem: str) -> str:
     """The text that is generated for one of the golden networks."""
-    cls, depth, size = GOLDEN[stem]
-    model = cls(depth)
-    fill(model)
-    name = f"ResNet{depth}"
+    build, size = GOLDEN[stem]
+    model = build()
+    fill(model, even=stem not in ZOO)
+    name = f"ResNet{stem[6:8]}" if stem in ZOO else stem.removesuffix("_50")
     example = torch.zeros(1, 3, size, size)
     return BasicPruning(model, example, Options(), fileName=stem, netName=name).run().source
 
 
-def fill(model: nn.Module) -> None:
+def fill(model: nn.Module, even: bool = False) -> None:
     """Weights by a formula, so that no change of a random generator changes a file.
 
     Filter i of layer k is 1 + spread(k) * frac(i * golden ratio + k * sqrt(2)): well apart, and
@@ -43,7 +91,7 @@ def fill(model: nn.Module) -> None:
     """
     with torch.no_grad():
         for k, parameter in enumerate(p for p in model.parameters() if p.dim() > 1):
-            spread = 0.5 + 3 * math.modf(k * math.sqrt(3))[0]
+            spread = (1 if even else 0.5) + (0.5 if even else 3) * math.modf(k * math.sqrt(3))[0]
             for i, row in enumerate(parameter):
                 place = math.modf(i * (1 + math.sqrt(5)) / 2 + k * math.sqrt(2))[0]
                 row.fill_(1 + spread * place)
@@ -51,6 +99,7 @@ def fill(model: nn.Module) -> None:
 
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
+    VERSION.write_text(f"{version()}\n", encoding="utf-8")
     for stem in GOLDEN:
         (FOLDER / f"{stem}.py").write_text(generated(stem), encoding="utf-8")
 

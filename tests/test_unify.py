@@ -8,7 +8,7 @@ from typing import Any
 import libcst as cst
 from torch import nn
 
-from pruners.describe import write_layer
+from pruners.describe import write_layer, write_sequential
 from pruners.expressions import NONE, Argument, Call, Expr, Imports, Literal, Reference, to_code
 from pruners.unify import Constructor, Parameter, unify
 
@@ -182,3 +182,101 @@ def test_the_width_of_a_concatenation_is_a_sum() -> None:
     assert len(apart.parameters) == 3
     alone = unify([branches(3, 4, 7)])
     assert alone.parameters == ()
+
+
+def test_activations_that_differ_are_a_column() -> None:
+    def record(act: nn.Module) -> dict[str, Expr]:
+        return {"act": write_layer(act)}
+
+    acts = (nn.ReLU(inplace=True), nn.Hardswish(inplace=True), nn.Hardswish(inplace=True))
+    constructor = unify([record(a) for a in acts])
+    assert header(constructor) == "activation_layer=nn.Hardswish"
+    assert body(constructor) == {"act": "activation_layer(inplace = True)"}
+    assert call(constructor, 0) == "Block(activation_layer = nn.ReLU)"
+
+
+def test_a_part_with_a_width_of_its_own_is_built_where_the_width_is_given() -> None:
+    def record(out: int, squeeze: int | None) -> dict[str, Expr]:
+        two = {} if squeeze is None else {"gate": write_layer(nn.Linear(4, squeeze))}
+        return {"conv": conv(3, out), **two}
+
+    constructor = unify([record(8, None), record(9, 2), record(10, 5)])
+    assert header(constructor) == "out_channels, gate_channels=None"
+    assert (
+        body(constructor)["gate"]
+        == "nn.Linear(4, gate_channels) if gate_channels is not None else None"
+    )
+    assert call(constructor, 0) == "Block(8)"
+    assert call(constructor, 2) == "Block(10, gate_channels = 5)"
+
+
+BLOCKS = [(4, 5, 1), (5, 5, 1), (5, 5, 2), (5, 7, 1)]
+
+
+def residuals(shortcuts: list[bool]) -> list[Mapping[str, Expr]]:
+    return [
+        {"shortcut": Literal(shortcut), "conv": conv(i, o, stride)}
+        for (i, o, stride), shortcut in zip(BLOCKS, shortcuts, strict=True)
+    ]
+
+
+def test_a_comparison_of_the_original_is_written_where_it_holds() -> None:
+    records = residuals([False, True, False, False])
+    constructor = unify(records, compared={"shortcut"})
+    assert header(constructor) == "in_channels, out_channels, stride=1"
+    assert body(constructor)["shortcut"] == "stride == 1 and in_channels == out_channels"
+    # A width that is equal by chance now: the value is what counts.
+    chance = unify(residuals([False, False, False, False]), compared={"shortcut"})
+    assert body(chance)["shortcut"] == "False"
+    other = unify(residuals([True, True, False, False]), compared={"shortcut"})
+    assert header(other) == "in_channels, out_channels, shortcut=True, stride=1"
+    assert "shortcut=" in header(unify(records))
+
+
+def test_names_of_the_original_are_taken_where_they_are_of_one_column() -> None:
+    records: list[Mapping[str, Expr]] = [
+        {"a": conv(3, 8), "b": conv(8, 5), "c": conv(5, 2)},
+        {"a": conv(3, 9), "b": conv(9, 6), "c": conv(6, 2)},
+    ]
+    names = {("a", "out_channels"): "squeezed", ("b", "out_channels"): "width"}
+    assert header(unify(records, names=names)) == "squeezed, width"
+    # `width` is of two columns now, or has become a constant elsewhere.
+    two = names | {("a", "out_channels"): "width"}
+    assert header(unify(records, names=two)) == "a_channels, b_channels"
+    elsewhere = names | {("c", "out_channels"): "width"}
+    assert header(unify(records, names=elsewhere)) == "squeezed, b_channels"
+
+
+def test_both_ends_have_names_of_the_original_or_none() -> None:
+    records = [{"a": conv(3, 8), "b": conv(8, 5)}, {"a": conv(4, 9), "b": conv(9, 6)}]
+    first = {("a", "in_channels"): "inputs"}
+    assert header(unify(records, names=first)) == "in_channels, a_channels, out_channels"
+    both = first | {("b", "out_channels"): "planes"}
+    assert header(unify(records, names=both)) == "inputs, a_channels, planes"
+
+
+def test_a_padding_that_is_the_dilation_follows_it() -> None:
+    records = [{"a": conv(3, 8, padding=n, dilation=n)} for n in (1, 2, 4)]
+    constructor = unify(records)
+    assert header(constructor) == "dilation=1"
+    assert body(constructor)["a"].endswith("padding = dilation, dilation = dilation)")
+
+
+def test_no_default_is_mutable() -> None:
+    constructor = unify([{"dims": Literal([0, 1])}, {"dims": Literal([1, 0])}])
+    assert header(constructor) == "dims"
+    assert call(constructor, 1) == "Block([1, 0])"
+
+
+def items(*layers: nn.Module) -> Mapping[str, Expr]:
+    return {"body": write_sequential(nn.Sequential(*layers))}
+
+
+def test_a_flag_is_called_for_what_it_switches() -> None:
+    def flag(whole: Mapping[str, Expr], *rest: Mapping[str, Expr]) -> str:
+        return next(p.name for p in unify([whole, *rest]).parameters if not p.width)
+
+    tail = (nn.Conv2d(8, 8, 3), nn.ReLU())
+    assert flag(items(nn.Conv2d(4, 8, 1), *tail), items(*tail)) == "expand"
+    assert flag(items(nn.MaxPool2d(2), *tail), items(*tail)) == "with_max_pool"
+    assert flag(items(nn.Conv2d(8, 8, 1), *tail), items(*tail)) == "with_first_body"

@@ -45,7 +45,7 @@ TEXTS = {
         ["head_dim: int ="],
     ),
     "twice": (["/ self.dim", "self.dim = 32"], ["c = self.dim"]),
-    "convnext": (["nn.Parameter(1e-06 * torch.ones(in_channels))"], ["torch.empty"]),
+    "convnext": (["nn.Parameter(1e-06 * torch.ones(dim))"], ["torch.empty"]),
     "buffers": (
         [
             "def make_kernel(size: int, sigma: float)",
@@ -66,7 +66,7 @@ TEXTS = {
     "optional": (
         [
             "layers: list[nn.Module] = []",
-            "if with_block_0: layers.append(",
+            "if expand: layers.append(",
             "padding=kernel_size // 2",
             "drop_prob: float",
             "if skip: self.skip = nn.Conv2d(",
