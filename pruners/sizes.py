@@ -26,16 +26,24 @@ from functools import cache
 from typing import Any
 
 import libcst as cst
+import torch
 from libcst.metadata import MetadataWrapper, PositionProvider
 from torch import nn
 
+from pruners.channel_graph import Kept
 from pruners.errors import PrunerError, WriterError
 from pruners.expressions import Imports, Literal, checked_identifier, to_code
 from pruners.origin import Sources, is_library, text_of
-from pruners.replay import Correction, Frame
+from pruners.rehearsal import edited_code
+from pruners.replay import Correction, DoesNotFitError, Frame, Problem, replay, step_of
+from pruners.tracing import Trace
 
-Span = tuple[int, int, int, int]
-"""Line, column, end line and end column (in characters, lines from 1) of an expression."""
+Span = tuple[str, int, int, int, int]
+"""Line, column, end line and end column (in characters, lines from 1) of an expression.
+
+That of a tuple reaches from its first item to its last one, and begins with "tuple": of its
+parentheses `ast` and `libcst` have different opinions.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +81,22 @@ class Rewrites:
     """By path of the network's module: new values of its attributes (`("cfg", "dim")`)."""
 
     def apply(self, network: nn.Module) -> None:
-        """Give the modules of the slim instance the new attributes."""
+        """Give the modules of the slim instance the new attributes.
+
+        Raises:
+            WriterError: an attribute cannot be changed.
+        """
         for path, values in self.attributes.items():
             module = network.get_submodule(path)
             for chain, value in values.items():
                 name = str(chain[0])
-                old = getattr(module, name, None)
-                setattr(module, name, _replaced(old, chain[1:], value))
+                try:
+                    setattr(module, name, _replaced(getattr(module, name, None), chain[1:], value))
+                except (AttributeError, TypeError) as error:
+                    attribute = ".".join(map(str, chain))
+                    raise WriterError(
+                        f"{type(module).__name__}.{attribute}: cannot be made {value} ({error})"
+                    ) from error
 
     def sources(self) -> Sources:
         """The sources of the network's classes with the edits made."""
@@ -98,10 +115,15 @@ def _replaced(old: Any, chain: tuple[str | int, ...], value: Any) -> Any:
     if isinstance(first, int):
         items = list(old)
         items[first] = _replaced(items[first], tuple(rest), value)
+        if isinstance(old, tuple) and hasattr(old, "_fields"):
+            return type(old)(*items)
         return type(old)(items)
     if isinstance(old, dict):
         return {**old, first: _replaced(old[first], tuple(rest), value)}
     inner = _replaced(getattr(old, first), tuple(rest), value)
+    if isinstance(old, tuple) and hasattr(old, "_fields"):
+        named: Any = old
+        return named._replace(**{first: inner})
     if dataclasses.is_dataclass(old) and not isinstance(old, type):
         return dataclasses.replace(old, **{first: inner})
     result = copy.copy(old)
@@ -110,8 +132,14 @@ def _replaced(old: Any, chain: tuple[str | int, ...], value: Any) -> Any:
 
 
 def _edited(text: str, edits: Mapping[Span, Edit]) -> cst.Module:
+    """Raises WriterError: an edit has no place."""
     wrapper = MetadataWrapper(cst.parse_module(text), unsafe_skip_copy=True)
-    return wrapper.visit(_RewriteSizes(edits))
+    rewriter = _RewriteSizes(edits)
+    tree = wrapper.visit(rewriter)
+    lost = edits.keys() - rewriter.made
+    if lost:
+        raise WriterError(f"no expression is found at line {min(span[1] for span in lost)}")
+    return tree
 
 
 class _RewriteSizes(cst.CSTTransformer):
@@ -122,15 +150,23 @@ class _RewriteSizes(cst.CSTTransformer):
     def __init__(self, edits: Mapping[Span, Edit]) -> None:
         super().__init__()
         self.edits = edits
+        self.made: set[Span] = set()
+
+    def span(self, node: cst.BaseExpression) -> Span:
+        if isinstance(node, cst.Tuple) and node.elements:
+            first, last = (self.span(e.value) for e in (node.elements[0], node.elements[-1]))
+            return ("tuple", *first[1:3], *last[3:])
+        place = self.get_metadata(PositionProvider, node)
+        return ("", place.start.line, place.start.column, place.end.line, place.end.column)
 
     def on_leave(self, original_node: cst.CSTNodeT, updated_node: cst.CSTNodeT) -> Any:
         updated_node = super().on_leave(original_node, updated_node)  # type: ignore[assignment]
         if not isinstance(original_node, cst.BaseExpression):
             return updated_node
-        place = self.get_metadata(PositionProvider, original_node)
-        edit = self.edits.get(
-            (place.start.line, place.start.column, place.end.line, place.end.column)
-        )
+        span = self.span(original_node)
+        edit = self.edits.get(span)
+        if edit is not None:
+            self.made.add(span)
         match edit:
             case NewValue(value):
                 return to_code(Literal(value), Imports())
@@ -143,12 +179,30 @@ class _RewriteSizes(cst.CSTTransformer):
         return updated_node
 
 
-def refused(model: nn.Module, corrections: Sequence[Correction]) -> tuple[Correction, str] | None:
-    """The first correction that cannot be made in the source, and why; None where all can."""
+def refused(
+    model: nn.Module, trace: Trace, kept: Kept, corrections: Sequence[Correction]
+) -> Problem | None:
+    """What cannot be made right in the source, and why; None where all can.
+
+    The network runs with its source edited: no size may be wrong then, in any run.
+    """
+    wrong = next(c for c in corrections if c.given != c.needed)
     try:
-        rewrites(model, corrections)
+        found = rewrites(model, corrections)
+        texts = {name: _edited(text_of(name), edits).code for name, edits in found.edits.items()}
+        ran = [(f.globals["__name__"], f.code) for c in corrections for f in c.frames]
+        with edited_code(texts, ran):
+            for number, tape in enumerate(trace.tapes):
+                again = replay(model, trace, kept, tape, meta=tape.meta, prepare=found.apply)
+                for c in again.corrections:
+                    c = dataclasses.replace(c, tape=number)
+                    raise _no(c, "a rewrite does not reach it")
     except _RefusedError as error:
-        return error.correction, error.reason
+        return Problem(step_of(trace, error.correction), error.reason)
+    except DoesNotFitError as error:
+        return Problem(error.step, f"{error.reason} once the sizes are rewritten, {wrong.place}")
+    except PrunerError as error:
+        return Problem(step_of(trace, wrong), f"{wrong.place}: {error}")
     return None
 
 
@@ -221,8 +275,12 @@ class _File:
         def column(line: int, offset: int) -> int:
             return len(self.lines[line - 1].encode()[:offset].decode())
 
+        if isinstance(node, ast.Tuple) and node.elts:
+            first, last = self.span(node.elts[0]), self.span(node.elts[-1])
+            return ("tuple", *first[1:3], *last[3:])
         end = node.end_lineno or node.lineno
         return (
+            "",
             node.lineno,
             column(node.lineno, node.col_offset),
             end,
@@ -437,7 +495,10 @@ def _aligned(
         if isinstance(expr, ast.Starred):
             length = len(needed) - len(exprs) + 1
             if sum(isinstance(e, ast.Starred) for e in exprs) > 1:
-                length = len(_value(expr.value, frame) or ())
+                says = _value(expr.value, frame)
+                if says is None:
+                    return  # how many sizes it says cannot be told
+                length = len(says)
             part = slice(at, at + length)
             if given[part] != needed[part] or _value(expr.value, frame) is not None:
                 yield from _aligned(c, [expr.value], given[part], needed[part], True)
@@ -508,10 +569,23 @@ def _value(expr: ast.expr, frame: Frame) -> Any:
             return None if holder is None else getattr(holder, name, None)
         case ast.Subscript(inner, index):
             holder, key = _value(inner, frame), _value(index, frame)
+            if holder is None or key is None or isinstance(holder, torch.Tensor):
+                return None
             try:
-                return None if holder is None or key is None else holder[key]
+                return holder[key]
             except (KeyError, IndexError, TypeError):
                 return None
+        case ast.Slice(lower, upper, step):
+            bounds = [None if b is None else _value(b, frame) for b in (lower, upper, step)]
+            unknown = any(
+                value is None and bound is not None
+                for value, bound in zip(bounds, (lower, upper, step), strict=True)
+            )
+            return None if unknown else slice(*bounds)
+        case ast.Call(ast.Attribute(inner, "size"), args, []) if len(args) < 2:
+            holder, dims = _value(inner, frame), [_value(a, frame) for a in args]
+            known = isinstance(holder, torch.Tensor) and all(isinstance(d, int) for d in dims)
+            return holder.size(*dims) if known else None
         case ast.UnaryOp(ast.USub(), inner):
             value = _value(inner, frame)
             return -value if isinstance(value, (int, float)) else None
@@ -748,6 +822,8 @@ class _Planner:
                 if isinstance(op, ast.Mult):
                     a = given // b if a is None and b else a
                     b = given // a if b is None and a else b
+                if _computed(op, a, b) != given:
+                    return []  # a name in it has had another value since
                 for inner, old, other in ((left, a, b), (right, b, a)):
                     new = _solved(op, inner is left, other, needed)
                     if isinstance(old, int) and new is not None:
