@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from traceback import walk_tb
 from types import CodeType, FrameType
 from typing import Any
 
@@ -349,7 +350,7 @@ class Replay(Watch):  # type: ignore[no-untyped-call]
         except NotImplementedError:
             raise
         except Exception as error:
-            raise DoesNotFitError(step, str(error).splitlines()[0]) from error
+            raise DoesNotFitError(step, _first_line(error)) from error
         outs = [out] if isinstance(out, Tensor) else operators.tensors_in([out])
         for x, shape, labels in zip(outs, step.out_shapes, step.outs, strict=False):
             needed = self.sizes(shape, labels)
@@ -722,7 +723,7 @@ def _problem(
     except DoesNotFitError as error:
         return Problem(error.step, error.reason)
     except Exception as error:
-        return Problem(None, f"{type(error).__name__}: {str(error).splitlines()[0]}")
+        return Problem(None, _first_line(error))
     return refuses(model, trace, kept, corrections) if corrections else None
 
 
@@ -741,6 +742,25 @@ def corrections_of(model: nn.Module, trace: Trace, kept: Kept) -> list[Correctio
         ]
 
     return all_runs(True) if all_runs(False) else []
+
+
+def _first_line(error: Exception) -> str:
+    """What an error of the user's forward says, or its kind where that is nothing."""
+    said = str(error).strip().splitlines()
+    kind = type(error).__name__
+    if not said:
+        return f"{kind} in {_place_of(error)}"
+    return said[0] if isinstance(error, RuntimeError) else f"{kind}: {said[0]}"
+
+
+def _place_of(error: Exception) -> str:
+    """File and line of the last code outside of PyTorch that an error went through."""
+    places = [
+        f"{Path(frame.f_code.co_filename).name}, line {line}"
+        for frame, line in walk_tb(error.__traceback__)
+        if not _inside(frame.f_globals.get("__name__", ""))
+    ]
+    return places[-1] if places else "a line that is not known"
 
 
 def _freeze_at(trace: Trace, units: Units, problem: Problem) -> bool:

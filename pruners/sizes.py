@@ -318,7 +318,13 @@ class _Size:
     @property
     def holder(self) -> str | None:
         """Path of the module in whose method the expression runs."""
-        return self.frames[0].module
+        for frame, around in zip(self.frames, (*self.frames[1:], None), strict=True):
+            if frame.module is not None or around is None:
+                return frame.module
+            # A lambda or a comprehension belongs to the method that it stands in.
+            if not frame.code.co_qualname.startswith(f"{around.code.co_qualname}.<locals>."):
+                return None
+        return None
 
 
 # --- from a call to the expressions of its sizes -------------------------------------------------
@@ -406,22 +412,27 @@ def _of_slice(c: Correction, subscript: ast.Subscript) -> Iterator[_Size]:
     items = index.elts if isinstance(index, ast.Tuple) else [index]
     frame = c.frames[0]
     dim = 0
+    found: list[ast.expr] = []
     for item in items:
+        # The dimension is that of the tensor as the items before have left it.
         if isinstance(item, ast.Constant) and item.value is ...:
             value = _value(subscript.value, frame)
-            rank = value.dim() if hasattr(value, "dim") else None
+            rank = value.dim() if isinstance(value, torch.Tensor) else None
             if rank is None:
                 break
-            taken = sum(1 for i in items if not _is_new_axis(i)) - 1
-            dim += rank - taken
-            continue
-        if _is_new_axis(item):
-            continue
-        if dim == c.dim:
-            yield from _bounds(c, item)
-            return
-        dim += 1
-    if c.given != c.needed:
+            dim += rank - sum(1 for i in items if not _is_new_axis(i)) + 1
+        elif _is_new_axis(item) or isinstance(item, ast.Slice):
+            if dim == c.dim and isinstance(item, ast.Slice) and c.operator != "select":
+                found.append(item)
+            dim += 1
+        elif isinstance(_value(item, frame), int):
+            if dim == c.dim and c.operator == "select":
+                found.append(item)
+        else:
+            break
+    if len(found) == 1:
+        yield from _bounds(c, found[0])
+    elif c.given != c.needed:
         raise _no(c, f"`{_text(subscript)}` would have to take {_short(c.needed)}")
 
 
@@ -665,8 +676,10 @@ class _Planner:
         self.types = {type(module) for module in self.modules.values()}
         self.homes = {c.__module__ for t in self.types for c in t.__mro__}
         self.result = Rewrites()
+        self.ran: set[str | None] = set()
 
     def plan(self, corrections: Sequence[Correction]) -> Rewrites:
+        self.ran = {frame.module for c in corrections for frame in c.frames}
         sizes: dict[int, list[_Size]] = {}
         nodes: dict[int, ast.expr] = {}
         for c in corrections:
@@ -678,7 +691,8 @@ class _Planner:
         self._keep_scales([c for c in corrections if c.argument == "scale"])
         pending = {key: found for key, found in sizes.items() if _wrong(found)}
         while pending:
-            pending = self._settle(pending)
+            moved = self._settle(pending)
+            pending = {key: found for key, found in moved.items() if _wrong(found)}
         return self.result
 
     def _sizes(self, c: Correction) -> Iterator[_Size]:
@@ -751,7 +765,13 @@ class _Planner:
     def _settle(self, pending: Mapping[int, list[_Size]]) -> dict[int, list[_Size]]:
         """Decide for every expression which number changes; what is left is one definition on."""
         chosen: dict[int, tuple[ast.expr, list[tuple[_Size, Any]]]] = {}
+        further: dict[int, list[_Size]] = {}
         for sizes in pending.values():
+            at_callers = self._to_callers(sizes)
+            if at_callers is not None:
+                for size in at_callers:
+                    further.setdefault(id(size.expr), []).append(size)
+                continue
             sizes = _once_an_instance(sizes)
             for node, values in self._numbers(sizes):
                 if id(node) in chosen:
@@ -759,17 +779,21 @@ class _Planner:
                     more += values
                 else:
                     chosen[id(node)] = (node, values)
-        further: dict[int, list[_Size]] = {}
         done: set[int] = set()
         for key, (node, values) in chosen.items():
             if key in done:
                 continue
-            uses = self._uses(node, values[0][0])
+            uses = self._all_uses(node, values)
             if uses and all(id(use) in chosen for use in uses):
                 together = [v for use in uses for v in chosen[id(use)][1]]
                 if _agree(together) and self._define(node, together, further):
                     done |= {id(use) for use in uses}
                     continue
+            if not all(self._is_fixed(node, size, 0) for size, _ in values):
+                raise _no(
+                    values[0][0].correction,
+                    f"`{_text(node)}` rests on an argument that says more than this size",
+                )
             self._replace(node, values)
             done.add(key)
         return further
@@ -795,7 +819,19 @@ class _Planner:
                     break
             else:
                 return [(candidate.node, values)]
-        raise _no(first.correction, f"`{_text(first.expr)}` follows from the shape of a tensor")
+        raise _no(first.correction, f"`{_text(first.expr)}` {self._why_not(first)}")
+
+    def _why_not(self, size: _Size) -> str:
+        """Why no number in an expression can be rewritten."""
+        names = [n for n in ast.walk(size.expr) if isinstance(n, ast.Name)]
+        kinds = {n.id: self._definition(n, size)[0] for n in names}
+        unclear = [name for name, kind in kinds.items() if kind == "unknown"]
+        if unclear:
+            return f"rests on `{unclear[0]}`, which is not assigned once, as `name = value`"
+        given = [name for name, kind in kinds.items() if kind == "argument"]
+        if given and given != ["self"]:
+            return f"rests on the argument `{given[-1]}`, and no caller says a number for it"
+        return "holds no number that could say it"
 
     def _candidates(self, expr: ast.expr, size: _Size, given: Any, needed: Any) -> list[_Number]:
         if not self._is_plain(expr, size, 0):
@@ -895,14 +931,29 @@ class _Planner:
             statement = file.parents.get(assigned[0])
             if len(assigned) == 1 and name.id not in arguments:
                 match statement:
-                    case ast.Assign([ast.Name()], value):
-                        return "local", value, size.frames
+                    case ast.Assign([ast.Name()], value) | ast.AnnAssign(ast.Name(), value=value):
+                        return ("local" if value else "unknown"), value, size.frames
+                    case ast.Tuple() | ast.List() if found := self._unpacked(file, statement, name):
+                        return "local", found, size.frames
             return "unknown", None, ()
         if name.id in arguments:
             return "argument", *self._given(name.id, function, size)
         if name.id in size.frames[0].values and file.function(function) is not None:
             return "unknown", None, ()  # of a function around
         return "global", None, ()
+
+    @staticmethod
+    def _unpacked(file: _File, targets: ast.Tuple | ast.List, name: ast.Name) -> ast.expr | None:
+        """`a, b = 16, 32` gives 32 for b."""
+        places = [
+            i for i, t in enumerate(targets.elts) if isinstance(t, ast.Name) and t.id == name.id
+        ]
+        if any(isinstance(t, ast.Starred) for t in targets.elts):
+            return None
+        match file.parents.get(targets):
+            case ast.Assign([ast.Tuple() | ast.List()], ast.Tuple(values) | ast.List(values)):
+                return values[places[0]] if len(values) == len(targets.elts) else None
+        return None
 
     def _given(
         self, name: str, function: ast.AST, size: _Size
@@ -919,6 +970,8 @@ class _Planner:
         call = caller.running(outer[0], ast.Call)
         if not isinstance(call, ast.Call) or any(isinstance(a, ast.Starred) for a in call.args):
             return None, ()
+        if not self._calls(call, outer[0], function.name, size):
+            return None, ()  # a decorator, say, hands the arguments on
         names = [a.arg for a in (*function.args.posonlyargs, *function.args.args)]
         if names and names[0] in ("self", "cls") and size.file.class_path(function):
             names = names[1:]
@@ -929,7 +982,65 @@ class _Planner:
             return call.args[names.index(name)], outer
         return None, ()
 
+    def _calls(self, call: ast.Call, frame: Frame, function: str, size: _Size) -> bool:
+        """Whether a call is one of the function by its name, or of the module with its forward."""
+        if _text(call.func).rpartition(".")[2] == function:
+            return True
+        module = self._module_called(call.func, frame)
+        known = self.modules.get(size.holder or "") if size.holder is not None else None
+        return function == "forward" and module is not None and module is known
+
+    def _module_called(self, func: ast.expr, frame: Frame) -> Any:
+        chain = _chain(func)
+        if chain is None:
+            return _value(func, frame)
+        value: Any = frame.values.get("self")
+        for part in chain:
+            try:
+                value = value[part] if isinstance(part, int) else getattr(value, part, None)
+            except (KeyError, IndexError, TypeError):
+                return None
+        return value
+
+    def _to_callers(self, sizes: Sequence[_Size]) -> list[_Size] | None:
+        """An argument that needs several values, as what its callers give for it."""
+        expr = sizes[0].expr
+        if not isinstance(expr, ast.Name) or len(self._uses(expr, sizes[0])) != 1:
+            return None
+        moved: list[_Size] = []
+        for size in sizes:
+            kind, definition, frames = self._definition(expr, size)
+            if kind != "argument" or definition is None:
+                return None
+            moved.append(dataclasses.replace(size, expr=definition, frames=frames))
+        return moved
+
     # -- where it changes
+
+    def _is_fixed(self, expr: ast.expr, size: _Size, depth: int) -> bool:
+        """Whether an expression says the same in every call: a constant may stand for it."""
+        for node in ast.walk(expr):
+            if not isinstance(node, ast.Name) or node.id == "self" or depth > 8:
+                continue
+            kind, definition, frames = self._definition(node, size)
+            if kind == "argument":
+                return False
+            if definition is not None:
+                there = dataclasses.replace(size, expr=definition, frames=frames)
+                if not self._is_fixed(definition, there, depth + 1):
+                    return False
+        return depth <= 8
+
+    def _all_uses(self, node: ast.expr, values: Sequence[tuple[_Size, Any]]) -> list[ast.expr]:
+        """Of all modules that read it; empty where some of them are not known."""
+        found: dict[int, ast.expr] = {}
+        kinds = {type(self.modules.get(s.holder or "")): s for s, _ in values}
+        for size in kinds.values():
+            uses = self._uses(node, size)
+            if not uses:
+                return []
+            found.update((id(use), use) for use in uses)
+        return list(found.values())
 
     def _uses(self, node: ast.expr, size: _Size) -> list[ast.expr]:
         """All places that read the name or attribute; empty for a number that stands alone."""
@@ -959,12 +1070,13 @@ class _Planner:
 
     def _read_elsewhere(self, name: str) -> bool:
         """Whether methods of the network read an attribute of this name of anything but `self`."""
-        return any(
-            _reads_of_others(_file(cls.__module__), cls.__qualname__, name)
+        homes = {
+            cls.__module__
             for kind in self.types
             for cls in kind.__mro__
             if issubclass(cls, nn.Module) and not cls.__module__.startswith("torch.")
-        )
+        }
+        return any(_reads_of_others(_file(home), name) for home in homes)
 
     def _define(
         self,
@@ -998,11 +1110,16 @@ class _Planner:
         """Put a constant, or an attribute where instances differ, in the place of a number."""
         size = values[0][0]
         new = [_plain_value(v) for _, v in values]
-        if all(v == new[0] for v in new):
-            self._edit(size, node, NewValue(new[0]))
-            return
         file = size.file
         holders = self._holders(file, node)
+        # A module that does not run keeps the number that it has; one that runs and does not come
+        # by needs none.
+        others = set(holders) - {s.holder for s, _ in values}
+        absent = {path: self._said(node, path, size) for path in others - self.ran}
+        if all(v == new[0] for v in (*new, *absent.values())):
+            same = tuple(new[0]) if isinstance(_value(node, size.frames[0]), tuple) else new[0]
+            self._edit(size, node, NewValue(same))
+            return
         if not holders or any(s.holder not in holders for s, _ in values):
             raise _no(
                 size.correction,
@@ -1010,11 +1127,19 @@ class _Planner:
                 f"in a function that several modules call",
             )
         name = self._free_name(_name_for(size, node), holders)
-        known = {s.holder: v for s, v in zip((s for s, _ in values), new, strict=True)}
+        unknown = [path for path, value in absent.items() if value is None]
+        if unknown:
+            why = f"`{_text(node)}` stands in {unknown[0]}, too, which does not run"
+            raise _no(size.correction, why)
+        known = {s.holder: v for (s, _), v in zip(values, new, strict=True)}
         for path in holders:
-            # A module that does not come by needs no number.
-            self._set(size.correction, path, (name,), known.get(path))
+            self._set(size.correction, path, (name,), known.get(path, absent.get(path)))
         self._edit(size, node, NewAttribute(name))
+
+    def _said(self, node: ast.expr, path: str, size: _Size) -> Any:
+        """What a number is in a module whose method did not run; None where it cannot be told."""
+        frame = dataclasses.replace(size.frames[0], values={"self": self.modules[path]})
+        return _plain_value(_value(node, frame))
 
     def _holders(self, file: _File, node: ast.expr) -> list[str]:
         """The modules of the network that have the method in which a node stands."""
@@ -1133,14 +1258,30 @@ def _reads(file: _File, qualified: str, chain: tuple[str | int, ...]) -> list[as
     return found
 
 
-def _reads_of_others(file: _File, qualified: str, name: str) -> bool:
-    return any(
-        isinstance(node, ast.Attribute)
-        and node.attr == name
-        and not (isinstance(node.value, ast.Name) and node.value.id == "self")
-        for method in _methods(file, qualified)
-        for node in ast.walk(method)
-    )
+def _reads_of_others(file: _File, name: str) -> bool:
+    """Whether code of a file reads an attribute of this name of anything but `self`.
+
+    What runs before training, an `__init__`, reads what it likes.
+    """
+    built = {
+        id(inner)
+        for node in ast.walk(file.tree)
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(file.tree):
+        if id(node) in built:
+            continue
+        match node:
+            case ast.Attribute(ast.Name("self")):
+                continue
+            case ast.Attribute(attr=attribute, ctx=ast.Load()) if attribute == name:
+                return True
+            case ast.Call(ast.Name("getattr" | "hasattr"), [_, ast.Constant(said), *_]) if (
+                said == name
+            ):
+                return True
+    return False
 
 
 _NAMES = {
