@@ -177,7 +177,7 @@ class PruningResult(Written):
     def rewrites(self) -> Rewrites:
         """The numbers in forwards that have to follow the widths."""
         model = self.pruning.model
-        return rewrites(model, corrections_of(model, self.trace, self.kept))
+        return rewrites(model, self.trace, corrections_of(model, self.trace, self.kept))
 
     @cached_property
     def slim(self) -> nn.Module:

@@ -20,7 +20,7 @@ import ast
 import copy
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -188,7 +188,7 @@ def refused(
     """
     wrong = next(c for c in corrections if c.given != c.needed)
     try:
-        found = rewrites(model, corrections)
+        found = rewrites(model, trace, corrections)
         texts = {name: _edited(text_of(name), edits).code for name, edits in found.edits.items()}
         ran = [(f.globals["__name__"], f.code) for c in corrections for f in c.frames]
         with edited_code(texts, ran):
@@ -206,7 +206,7 @@ def refused(
     return None
 
 
-def rewrites(model: nn.Module, corrections: Sequence[Correction]) -> Rewrites:
+def rewrites(model: nn.Module, trace: Trace, corrections: Sequence[Correction]) -> Rewrites:
     """How the source and the attributes of the network must change.
 
     Args:
@@ -215,7 +215,14 @@ def rewrites(model: nn.Module, corrections: Sequence[Correction]) -> Rewrites:
     Raises:
         PrunerError: a size cannot be rewritten; names file, line and expression.
     """
-    return _Planner(model).plan(corrections)
+    return _Planner(model, _ran(trace)).plan(corrections)
+
+
+def _ran(trace: Trace) -> set[str]:
+    """The modules in which an operator ran."""
+    paths = {step.place.rpartition(": ")[0] for tape in trace.tapes for step in tape.steps}
+    parts = [path.split(".") for path in paths]
+    return {".".join(names[:i]) for names in parts for i in range(len(names) + 1)}
 
 
 class _RefusedError(PrunerError):
@@ -670,16 +677,15 @@ class _Number:
 
 
 class _Planner:
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, ran: Set[str]) -> None:
         self.model = model
+        self.ran = ran
         self.modules = dict(model.named_modules())
         self.types = {type(module) for module in self.modules.values()}
         self.homes = {c.__module__ for t in self.types for c in t.__mro__}
         self.result = Rewrites()
-        self.ran: set[str | None] = set()
 
     def plan(self, corrections: Sequence[Correction]) -> Rewrites:
-        self.ran = {frame.module for c in corrections for frame in c.frames}
         sizes: dict[int, list[_Size]] = {}
         nodes: dict[int, ast.expr] = {}
         for c in corrections:
