@@ -503,10 +503,10 @@ def _fix_slice(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: 
 
 def _positions(name: str, args: tuple[Any, ...], size: int) -> list[int]:
     """What `select`, `narrow` or `slice` takes from a dimension of that size."""
-    if name == "select":
-        return [args[2] % size]
-    if name == "narrow":
-        return list(range(args[2] % size, min(args[2] % size + args[3], size)))
+    if name in ("select", "narrow"):
+        # What lies outside is kept as it is said: the operator would refuse it.
+        start = args[2] + size if args[2] < 0 else args[2]
+        return list(range(start, start + (args[3] if name == "narrow" else 1)))
     defaults: tuple[Any, ...] = (None, None, 1)
     start, end, by = args[2:] + defaults[len(args) - 2 :]
     return list(range(*slice(start, end, by).indices(size)))

@@ -492,7 +492,7 @@ def _aligned(
     """Every expression with the sizes that it says; `whole`: the one expression says them all."""
     frame = c.frames[0]
     if whole:
-        (expr,) = exprs
+        expr = _behind(exprs[0], frame)
         if isinstance(expr, (ast.Tuple, ast.List)):
             yield from _aligned(c, expr.elts, given, needed, False)
         elif isinstance(expr, ast.BinOp) and isinstance(expr.op, ast.Add):
@@ -527,6 +527,22 @@ def _aligned(
         if _value(expr, frame) != -1:
             yield _Size(expr, c.frames, given[at], needed[at], c, at)
         at += 1
+
+
+def _behind(expr: ast.expr, frame: Frame) -> ast.expr:
+    """The sizes that a local name stands for, where it is read here alone."""
+    if not isinstance(expr, ast.Name) or expr.id not in frame.values:
+        return expr
+    file = _file(frame.globals["__name__"])
+    function = file.function(expr)
+    names = [n for n in ast.walk(function or expr) if isinstance(n, ast.Name) and n.id == expr.id]
+    stored = [n for n in names if isinstance(n.ctx, ast.Store)]
+    if len(names) != 2 or len(stored) != 1:
+        return expr
+    match file.parents.get(stored[0]):
+        case ast.Assign([ast.Name()], ast.Tuple() | ast.List() | ast.BinOp() as sizes):
+            return sizes
+    return expr
 
 
 def _argument(call: ast.Call, at: int, names: Sequence[str]) -> ast.expr:
@@ -680,25 +696,28 @@ class _Planner:
     def __init__(self, model: nn.Module, ran: Set[str]) -> None:
         self.model = model
         self.ran = ran
+        self.sizes: dict[int, list[_Size]] = {}
+        """By the id of the expression that says them."""
         self.modules = dict(model.named_modules())
         self.types = {type(module) for module in self.modules.values()}
         self.homes = {c.__module__ for t in self.types for c in t.__mro__}
         self.result = Rewrites()
 
     def plan(self, corrections: Sequence[Correction]) -> Rewrites:
-        sizes: dict[int, list[_Size]] = {}
         nodes: dict[int, ast.expr] = {}
         for c in corrections:
             if self._of_layer(c):
                 continue
             for size in self._sizes(c):
                 nodes[id(size.expr)] = size.expr
-                sizes.setdefault(id(size.expr), []).append(size)
+                self.sizes.setdefault(id(size.expr), []).append(size)
         self._keep_scales([c for c in corrections if c.argument == "scale"])
-        pending = {key: found for key, found in sizes.items() if _wrong(found)}
+        pending = {key: found for key, found in self.sizes.items() if _wrong(found)}
         while pending:
-            moved = self._settle(pending)
-            pending = {key: found for key, found in moved.items() if _wrong(found)}
+            further = self._settle(pending)
+            for key, found in further.items():
+                self.sizes.setdefault(key, []).extend(found)
+            pending = {key: found for key, found in further.items() if _wrong(found)}
         return self.result
 
     def _sizes(self, c: Correction) -> Iterator[_Size]:
@@ -772,10 +791,14 @@ class _Planner:
         """Decide for every expression which number changes; what is left is one definition on."""
         chosen: dict[int, tuple[ast.expr, list[tuple[_Size, Any]]]] = {}
         further: dict[int, list[_Size]] = {}
-        for sizes in pending.values():
-            at_callers = self._to_callers(sizes)
+        moved: set[int] = set()
+        for key, sizes in pending.items():
+            if key in moved:
+                continue
+            at_callers = self._to_callers(sizes[0].expr, sizes[0])
             if at_callers is not None:
-                for size in at_callers:
+                moved.update(at_callers[0])
+                for size in at_callers[1]:
                     further.setdefault(id(size.expr), []).append(size)
                 continue
             sizes = _once_an_instance(sizes)
@@ -1008,18 +1031,22 @@ class _Planner:
                 return None
         return value
 
-    def _to_callers(self, sizes: Sequence[_Size]) -> list[_Size] | None:
-        """An argument that needs several values, as what its callers give for it."""
-        expr = sizes[0].expr
-        if not isinstance(expr, ast.Name) or len(self._uses(expr, sizes[0])) != 1:
+    def _to_callers(self, expr: ast.expr, size: _Size) -> tuple[list[int], list[_Size]] | None:
+        """Where all that a function does with an argument is to say a size: the places in it, and
+        the sizes as its callers say them.
+        """
+        if not isinstance(expr, ast.Name):
+            return None
+        uses = self._uses(expr, size)
+        if not uses or any(id(use) not in self.sizes for use in uses):
             return None
         moved: list[_Size] = []
-        for size in sizes:
-            kind, definition, frames = self._definition(expr, size)
+        for said in (said for use in uses for said in self.sizes[id(use)]):
+            kind, definition, frames = self._definition(said.expr, said)
             if kind != "argument" or definition is None:
                 return None
-            moved.append(dataclasses.replace(size, expr=definition, frames=frames))
-        return moved
+            moved.append(dataclasses.replace(said, expr=definition, frames=frames))
+        return [id(use) for use in uses], moved
 
     # -- where it changes
 
