@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -25,6 +26,7 @@ from pruners.errors import PrunerError, WriterError
 from pruners.given import check_examples, check_given, hooked
 from pruners.graph_source import with_source
 from pruners.methods import Budget, Target, select
+from pruners.metrics import count_macs
 from pruners.model_writers import Writer
 from pruners.replay import corrections_of, fits, restricted
 from pruners.report import Report, header, manifest, report_on
@@ -176,7 +178,7 @@ class PruningResult(Written):
     def rewrites(self) -> Rewrites:
         """The numbers in forwards that have to follow the widths."""
         model = self.pruning.model
-        return rewrites(model, corrections_of(model, self.trace, self.kept))
+        return rewrites(model, self.trace, corrections_of(model, self.trace, self.kept))
 
     @cached_property
     def slim(self) -> nn.Module:
@@ -189,11 +191,16 @@ class PruningResult(Written):
     def report(self) -> Report:
         """Figures before and after, widths, and why layers kept what they kept."""
         pruning, model = self.pruning, self.pruning.model
-        on_meta = all(tape.meta for tape in self.trace.tapes)
+        slim = self.model
+        if all(tape.meta for tape in self.trace.tapes):
+            with suppress(RuntimeError, NotImplementedError):  # tensors of a device of their own
+                on_meta = self.built("meta")
+                count_macs(on_meta, pruning.example_inputs)
+                slim = on_meta
         unknown_before = [pruning.unknown_before] if pruning.unknown_before else []
         report = report_on(
             pruning.netName,
-            (model, self.built("meta") if on_meta else self.model),
+            (model, slim),
             pruning.example_inputs,
             asdict(pruning.options),
             (self.graph, self.units, self.kept),

@@ -376,7 +376,7 @@ class ClassPlan:
             free = None if path else self.context.free.get(("", name))
             if name in self.own_reads:
                 record[name] = free or self._plain(path, name, value)
-                if name in widths and isinstance(value, (int, tuple)):
+                if name in widths and type(value) in (int, tuple):
                     record[name] = Literal(value, width=True)
                 for attribute, *chain in self.context.rewrites.attributes.get(path, ()):
                     if attribute == name and chain:

@@ -6,7 +6,7 @@ import io
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -93,7 +93,9 @@ def _flops(model: nn.Module, inputs: tuple[Any, ...], device: str | None) -> int
         if tensor is not None
     }
     counter = FlopCounterMode(display=False)
-    with attributes_restored(model), torch.no_grad(), counter:
+    # What the forward makes without naming a device is to lie where the rest does.
+    place = torch.device(device) if device else nullcontext()
+    with attributes_restored(model), torch.no_grad(), place, counter:
         model.eval()
         torch.func.functional_call(
             model,

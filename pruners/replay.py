@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from traceback import walk_tb
 from types import CodeType, FrameType
 from typing import Any
 
@@ -157,6 +158,7 @@ def replay(
     *,
     meta: bool = False,
     thorough: bool = False,
+    prepare: Callable[[nn.Module], None] | None = None,
 ) -> Replayed:
     """Run the network with its parameters sliced to `kept`, sizes corrected by the labels.
 
@@ -164,6 +166,7 @@ def replay(
         tape: the run to follow; the first one by default.
         meta: shapes only.
         thorough: note the sizes that are right as well, as corrections that change nothing.
+        prepare: changes attributes of the network before it runs; they are restored.
 
     Raises:
         DoesNotFitError: an operator breaks, or another one comes where the traced run had this.
@@ -175,6 +178,8 @@ def replay(
         with torch.inference_mode():
             swap_tensors(trace.state.modules, _sliced(model, trace, kept, meta))
             follow_widths(trace.state.modules)
+            if prepare is not None:
+                prepare(model)
             args, kwargs = _inputs(trace.examples[tape.example], tape, meta)
         with watch.watching():
             output = model(*args, **kwargs)
@@ -345,7 +350,7 @@ class Replay(Watch):  # type: ignore[no-untyped-call]
         except NotImplementedError:
             raise
         except Exception as error:
-            raise DoesNotFitError(step, str(error).splitlines()[0]) from error
+            raise DoesNotFitError(step, _first_line(error)) from error
         outs = [out] if isinstance(out, Tensor) else operators.tensors_in([out])
         for x, shape, labels in zip(outs, step.out_shapes, step.outs, strict=False):
             needed = self.sizes(shape, labels)
@@ -498,28 +503,28 @@ def _fix_slice(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: 
 
 def _positions(name: str, args: tuple[Any, ...], size: int) -> list[int]:
     """What `select`, `narrow` or `slice` takes from a dimension of that size."""
-    if name == "select":
-        return [args[2] % size]
-    if name == "narrow":
-        return list(range(args[2] % size, min(args[2] % size + args[3], size)))
+    if name in ("select", "narrow"):
+        # What lies outside is kept as it is said: the operator would refuse it.
+        start = args[2] + size if args[2] < 0 else args[2]
+        return list(range(start, start + (args[3] if name == "narrow" else 1)))
     defaults: tuple[Any, ...] = (None, None, 1)
     start, end, by = args[2:] + defaults[len(args) - 2 :]
     return list(range(*slice(start, end, by).indices(size)))
 
 
 def _fix_pad(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
-    x, given = args[0], list(args[1])
+    x, given, full = args[0], list(args[1]), list(step.args[1])
     needed = list(given)
-    masks = r.stays(step.outs[0])
+    into, out = r.stays(step.ins[0]), r.stays(step.outs[0])
     for i in range(len(given) // 2):
         dim = x.dim() - 1 - i
-        if dim in masks:
-            before, after = given[2 * i], given[2 * i + 1]
-            mask = masks[dim]
-            if before > 0:
-                needed[2 * i] = int(mask[:before].sum())
-            if after > 0:
-                needed[2 * i + 1] = int(mask[len(mask) - after :].sum())
+        for at, first in ((2 * i, True), (2 * i + 1, False)):
+            # What is cut off counts among the positions that come in.
+            amount = abs(full[at])
+            mask = (out if full[at] > 0 else into).get(dim)
+            if mask is not None and amount:
+                left = int((mask[:amount] if first else mask[len(mask) - amount :]).sum())
+                needed[at] = left if full[at] > 0 else -left
     r.size(step, "amounts", given, needed)
     return func(x, needed, *args[2:], **kwargs)
 
@@ -626,25 +631,38 @@ class Restricted(Replay):  # type: ignore[no-untyped-call]
 # --- the last word ----------------------------------------------------------------------------
 
 
-Refuses = Callable[[nn.Module, Sequence[Correction]], "tuple[Correction, str] | None"]
-"""The first correction that cannot be made in the source, and why; None where all can."""
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why the slim network does not run, and where."""
+
+    step: Step | None
+    reason: str
+
+
+Refuses = Callable[[nn.Module, Trace, Kept, Sequence[Correction]], Problem | None]
+"""What cannot be made right in the source; None where all can."""
 
 
 def refuse_all(
-    model: nn.Module, corrections: Sequence[Correction]
-) -> tuple[Correction, str] | None:
+    model: nn.Module, trace: Trace, kept: Kept, corrections: Sequence[Correction]
+) -> Problem | None:
     """Where nothing rewrites the source."""
     for c in corrections:
         why = f"{c.argument} is written as a number, {c.given} where {c.needed} is needed"
-        return c, f"{why}, {c.place}"
+        return Problem(step_of(trace, c), f"{why}, {c.place}")
     return None
 
 
 def refuse_none(
-    model: nn.Module, corrections: Sequence[Correction]
-) -> tuple[Correction, str] | None:
+    model: nn.Module, trace: Trace, kept: Kept, corrections: Sequence[Correction]
+) -> Problem | None:
     """Where only the graph is wanted."""
     return None
+
+
+def step_of(trace: Trace, correction: Correction) -> Step:
+    """The operator whose size is corrected."""
+    return trace.tapes[correction.tape].steps[correction.step]
 
 
 def freeze_what_breaks(model: nn.Module, trace: Trace, refuses: Refuses = refuse_all) -> None:
@@ -674,7 +692,7 @@ def fits(model: nn.Module, trace: Trace, units: Units, stays: BoolMask, refuses:
     if problem is None:
         return True
     if not _freeze_at(trace, units, problem):
-        _bisect(model, trace, units, problem, refuses)
+        _bisect(model, trace, units, stays, problem, refuses)
     return False
 
 
@@ -683,18 +701,10 @@ def _fits_anyway(trace: Trace) -> bool:
     return not any(tape.sized for tape in trace.tapes) and not trace.graph.unknown
 
 
-@dataclass(frozen=True, slots=True)
-class _Problem:
-    step: Step | None
-    reason: str
-
-
-def _half(units: Units, groups: Indices | None = None) -> BoolMask:
-    """Which units stay when every other unit of the given groups (all of them) goes."""
+def _half(units: Units) -> BoolMask:
+    """Which units stay when every other unit of every group goes."""
     stays = np.ones(units.count, dtype=bool)
     free = np.flatnonzero(~units.frozen)
-    if groups is not None:
-        free = free[np.isin(units.group_of[free], groups)]
     order = np.argsort(units.group_of[free], kind="stable")
     free = free[order]
     group = units.group_of[free]
@@ -706,19 +716,15 @@ def _half(units: Units, groups: Indices | None = None) -> BoolMask:
 
 def _problem(
     model: nn.Module, trace: Trace, units: Units, stays: BoolMask, refuses: Refuses
-) -> _Problem | None:
+) -> Problem | None:
     kept = kept_of(trace.graph.shapes, units, stays)
     try:
         corrections = corrections_of(model, trace, kept)
     except DoesNotFitError as error:
-        return _Problem(error.step, error.reason)
+        return Problem(error.step, error.reason)
     except Exception as error:
-        return _Problem(None, f"{type(error).__name__}: {str(error).splitlines()[0]}")
-    refused = refuses(model, corrections)
-    if refused is None:
-        return None
-    correction, reason = refused
-    return _Problem(trace.tapes[correction.tape].steps[correction.step], reason)
+        return Problem(None, _first_line(error))
+    return refuses(model, trace, kept, corrections) if corrections else None
 
 
 def corrections_of(model: nn.Module, trace: Trace, kept: Kept) -> list[Correction]:
@@ -738,7 +744,26 @@ def corrections_of(model: nn.Module, trace: Trace, kept: Kept) -> list[Correctio
     return all_runs(True) if all_runs(False) else []
 
 
-def _freeze_at(trace: Trace, units: Units, problem: _Problem) -> bool:
+def _first_line(error: Exception) -> str:
+    """What an error of the user's forward says, or its kind where that is nothing."""
+    said = str(error).strip().splitlines()
+    kind = type(error).__name__
+    if not said:
+        return f"{kind} in {_place_of(error)}"
+    return said[0] if isinstance(error, RuntimeError) else f"{kind}: {said[0]}"
+
+
+def _place_of(error: Exception) -> str:
+    """File and line of the last code outside of PyTorch that an error went through."""
+    places = [
+        f"{Path(frame.f_code.co_filename).name}, line {line}"
+        for frame, line in walk_tb(error.__traceback__)
+        if not _inside(frame.f_globals.get("__name__", ""))
+    ]
+    return places[-1] if places else "a line that is not known"
+
+
+def _freeze_at(trace: Trace, units: Units, problem: Problem) -> bool:
     """Freeze the removable atoms at the operator that complains; False if there are none."""
     if problem.step is None:
         return False
@@ -761,7 +786,7 @@ def _freeze(trace: Trace, units: Units, ids: Indices, because: str) -> bool:
     return found
 
 
-def _groups_near(trace: Trace, units: Units, problem: _Problem) -> Indices:
+def _groups_near(trace: Trace, units: Units, problem: Problem) -> Indices:
     """The groups of the parameters in the module whose operator complains."""
     if problem.step is None:
         return np.empty(0, dtype=np.int64)
@@ -772,17 +797,28 @@ def _groups_near(trace: Trace, units: Units, problem: _Problem) -> Indices:
 
 
 def _bisect(
-    model: nn.Module, trace: Trace, units: Units, problem: _Problem, refuses: Refuses
+    model: nn.Module,
+    trace: Trace,
+    units: Units,
+    stays: BoolMask,
+    problem: Problem,
+    refuses: Refuses,
 ) -> None:
     """Freeze the group with which the run begins to break."""
-    groups = np.unique(units.group_of[~units.frozen])
+    groups = np.unique(units.group_of[~stays])
+
+    def without(some: Indices) -> Problem | None:
+        """What breaks where only these groups lose what they are to lose."""
+        left = stays | ~np.isin(units.group_of, some)
+        return _problem(model, trace, units, left, refuses)
+
     near = np.intersect1d(groups, _groups_near(trace, units, problem))
-    if len(near) and _problem(model, trace, units, _half(units, near), refuses) is not None:
+    if len(near) and without(near) is not None:
         groups = near  # nearly always, and there are one or two of these
     low, high, known = 0, len(groups), problem if len(groups) == len(near) == 1 else None
     while high - low > 1 or known is None:
         middle = (low + high) // 2 if high - low > 1 else high
-        found = _problem(model, trace, units, _half(units, groups[:middle]), refuses)
+        found = without(groups[:middle])
         if found is None:
             low = middle
             if low >= high:

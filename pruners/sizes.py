@@ -20,24 +20,32 @@ import ast
 import copy
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cache
 from inspect import signature
 from typing import Any
 
 import libcst as cst
+import torch
 from libcst.metadata import MetadataWrapper, PositionProvider
 from torch import nn
 
+from pruners.channel_graph import Kept
 from pruners.describe import layer_base
 from pruners.errors import PrunerError, WriterError
 from pruners.expressions import Imports, Literal, checked_identifier, to_code
 from pruners.origin import Sources, is_library, text_of
-from pruners.replay import Correction, Frame
+from pruners.rehearsal import edited_code
+from pruners.replay import Correction, DoesNotFitError, Frame, Problem, replay, step_of
+from pruners.tracing import Trace
 
-Span = tuple[int, int, int, int]
-"""Line, column, end line and end column (in characters, lines from 1) of an expression."""
+Span = tuple[str, int, int, int, int]
+"""Line, column, end line and end column (in characters, lines from 1) of an expression.
+
+That of a tuple reaches from its first item to its last one, and begins with "tuple": of its
+parentheses `ast` and `libcst` have different opinions.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +83,22 @@ class Rewrites:
     """By path of the network's module: new values of its attributes (`("cfg", "dim")`)."""
 
     def apply(self, network: nn.Module) -> None:
-        """Give the modules of the slim instance the new attributes."""
+        """Give the modules of the slim instance the new attributes.
+
+        Raises:
+            WriterError: an attribute cannot be changed.
+        """
         for path, values in self.attributes.items():
             module = network.get_submodule(path)
             for chain, value in values.items():
                 name = str(chain[0])
-                old = getattr(module, name, None)
-                setattr(module, name, _replaced(old, chain[1:], value))
+                try:
+                    setattr(module, name, _replaced(getattr(module, name, None), chain[1:], value))
+                except (AttributeError, TypeError) as error:
+                    attribute = ".".join(map(str, chain))
+                    raise WriterError(
+                        f"{type(module).__name__}.{attribute}: cannot be made {value} ({error})"
+                    ) from error
 
     def sources(self) -> Sources:
         """The sources of the network's classes with the edits made."""
@@ -100,10 +117,15 @@ def _replaced(old: Any, chain: tuple[str | int, ...], value: Any) -> Any:
     if isinstance(first, int):
         items = list(old)
         items[first] = _replaced(items[first], tuple(rest), value)
+        if isinstance(old, tuple) and hasattr(old, "_fields"):
+            return type(old)(*items)
         return type(old)(items)
     if isinstance(old, dict):
         return {**old, first: _replaced(old[first], tuple(rest), value)}
     inner = _replaced(getattr(old, first), tuple(rest), value)
+    if isinstance(old, tuple) and hasattr(old, "_fields"):
+        named: Any = old
+        return named._replace(**{first: inner})
     if dataclasses.is_dataclass(old) and not isinstance(old, type):
         return dataclasses.replace(old, **{first: inner})
     result = copy.copy(old)
@@ -112,8 +134,14 @@ def _replaced(old: Any, chain: tuple[str | int, ...], value: Any) -> Any:
 
 
 def _edited(text: str, edits: Mapping[Span, Edit]) -> cst.Module:
+    """Raises WriterError: an edit has no place."""
     wrapper = MetadataWrapper(cst.parse_module(text), unsafe_skip_copy=True)
-    return wrapper.visit(_RewriteSizes(edits))
+    rewriter = _RewriteSizes(edits)
+    tree = wrapper.visit(rewriter)
+    lost = edits.keys() - rewriter.made
+    if lost:
+        raise WriterError(f"no expression is found at line {min(span[1] for span in lost)}")
+    return tree
 
 
 class _RewriteSizes(cst.CSTTransformer):
@@ -124,15 +152,23 @@ class _RewriteSizes(cst.CSTTransformer):
     def __init__(self, edits: Mapping[Span, Edit]) -> None:
         super().__init__()
         self.edits = edits
+        self.made: set[Span] = set()
+
+    def span(self, node: cst.BaseExpression) -> Span:
+        if isinstance(node, cst.Tuple) and node.elements:
+            first, last = (self.span(e.value) for e in (node.elements[0], node.elements[-1]))
+            return ("tuple", *first[1:3], *last[3:])
+        place = self.get_metadata(PositionProvider, node)
+        return ("", place.start.line, place.start.column, place.end.line, place.end.column)
 
     def on_leave(self, original_node: cst.CSTNodeT, updated_node: cst.CSTNodeT) -> Any:
         updated_node = super().on_leave(original_node, updated_node)  # type: ignore[assignment]
         if not isinstance(original_node, cst.BaseExpression):
             return updated_node
-        place = self.get_metadata(PositionProvider, original_node)
-        edit = self.edits.get(
-            (place.start.line, place.start.column, place.end.line, place.end.column)
-        )
+        span = self.span(original_node)
+        edit = self.edits.get(span)
+        if edit is not None:
+            self.made.add(span)
         match edit:
             case NewValue(value):
                 return to_code(Literal(value), Imports())
@@ -145,16 +181,34 @@ class _RewriteSizes(cst.CSTTransformer):
         return updated_node
 
 
-def refused(model: nn.Module, corrections: Sequence[Correction]) -> tuple[Correction, str] | None:
-    """The first correction that cannot be made in the source, and why; None where all can."""
+def refused(
+    model: nn.Module, trace: Trace, kept: Kept, corrections: Sequence[Correction]
+) -> Problem | None:
+    """What cannot be made right in the source, and why; None where all can.
+
+    The network runs with its source edited: no size may be wrong then, in any run.
+    """
+    wrong = next(c for c in corrections if c.given != c.needed)
     try:
-        rewrites(model, corrections)
+        found = rewrites(model, trace, corrections)
+        texts = {name: _edited(text_of(name), edits).code for name, edits in found.edits.items()}
+        ran = [(f.globals["__name__"], f.code) for c in corrections for f in c.frames]
+        with edited_code(texts, ran):
+            for number, tape in enumerate(trace.tapes):
+                again = replay(model, trace, kept, tape, meta=tape.meta, prepare=found.apply)
+                for c in again.corrections:
+                    c = dataclasses.replace(c, tape=number)
+                    raise _no(c, "a rewrite does not reach it")
     except _RefusedError as error:
-        return error.correction, error.reason
+        return Problem(step_of(trace, error.correction), error.reason)
+    except DoesNotFitError as error:
+        return Problem(error.step, f"{error.reason} once the sizes are rewritten, {wrong.place}")
+    except PrunerError as error:
+        return Problem(step_of(trace, wrong), f"{wrong.place}: {error}")
     return None
 
 
-def rewrites(model: nn.Module, corrections: Sequence[Correction]) -> Rewrites:
+def rewrites(model: nn.Module, trace: Trace, corrections: Sequence[Correction]) -> Rewrites:
     """How the source and the attributes of the network must change.
 
     Args:
@@ -163,7 +217,14 @@ def rewrites(model: nn.Module, corrections: Sequence[Correction]) -> Rewrites:
     Raises:
         PrunerError: a size cannot be rewritten; names file, line and expression.
     """
-    return _Planner(model).plan(corrections)
+    return _Planner(model, _ran(trace)).plan(corrections)
+
+
+def _ran(trace: Trace) -> set[str]:
+    """The modules in which an operator ran."""
+    paths = {step.place.rpartition(": ")[0] for tape in trace.tapes for step in tape.steps}
+    parts = [path.split(".") for path in paths]
+    return {".".join(names[:i]) for names in parts for i in range(len(names) + 1)}
 
 
 class _RefusedError(PrunerError):
@@ -223,8 +284,12 @@ class _File:
         def column(line: int, offset: int) -> int:
             return len(self.lines[line - 1].encode()[:offset].decode())
 
+        if isinstance(node, ast.Tuple) and node.elts:
+            first, last = self.span(node.elts[0]), self.span(node.elts[-1])
+            return ("tuple", *first[1:3], *last[3:])
         end = node.end_lineno or node.lineno
         return (
+            "",
             node.lineno,
             column(node.lineno, node.col_offset),
             end,
@@ -262,7 +327,13 @@ class _Size:
     @property
     def holder(self) -> str | None:
         """Path of the module in whose method the expression runs."""
-        return self.frames[0].module
+        for frame, around in zip(self.frames, (*self.frames[1:], None), strict=True):
+            if frame.module is not None or around is None:
+                return frame.module
+            # A lambda or a comprehension belongs to the method that it stands in.
+            if not frame.code.co_qualname.startswith(f"{around.code.co_qualname}.<locals>."):
+                return None
+        return None
 
 
 # --- from a call to the expressions of its sizes -------------------------------------------------
@@ -350,22 +421,27 @@ def _of_slice(c: Correction, subscript: ast.Subscript) -> Iterator[_Size]:
     items = index.elts if isinstance(index, ast.Tuple) else [index]
     frame = c.frames[0]
     dim = 0
+    found: list[ast.expr] = []
     for item in items:
+        # The dimension is that of the tensor as the items before have left it.
         if isinstance(item, ast.Constant) and item.value is ...:
             value = _value(subscript.value, frame)
-            rank = value.dim() if hasattr(value, "dim") else None
+            rank = value.dim() if isinstance(value, torch.Tensor) else None
             if rank is None:
                 break
-            taken = sum(1 for i in items if not _is_new_axis(i)) - 1
-            dim += rank - taken
-            continue
-        if _is_new_axis(item):
-            continue
-        if dim == c.dim:
-            yield from _bounds(c, item)
-            return
-        dim += 1
-    if c.given != c.needed:
+            dim += rank - sum(1 for i in items if not _is_new_axis(i)) + 1
+        elif _is_new_axis(item) or isinstance(item, ast.Slice):
+            if dim == c.dim and isinstance(item, ast.Slice) and c.operator != "select":
+                found.append(item)
+            dim += 1
+        elif isinstance(_value(item, frame), int):
+            if dim == c.dim and c.operator == "select":
+                found.append(item)
+        else:
+            break
+    if len(found) == 1:
+        yield from _bounds(c, found[0])
+    elif c.given != c.needed:
         raise _no(c, f"`{_text(subscript)}` would have to take {_short(c.needed)}")
 
 
@@ -418,7 +494,7 @@ def _aligned(
     """Every expression with the sizes that it says; `whole`: the one expression says them all."""
     frame = c.frames[0]
     if whole:
-        (expr,) = exprs
+        expr = _behind(exprs[0], frame)
         if isinstance(expr, (ast.Tuple, ast.List)):
             yield from _aligned(c, expr.elts, given, needed, False)
         elif isinstance(expr, ast.BinOp) and isinstance(expr.op, ast.Add):
@@ -439,7 +515,10 @@ def _aligned(
         if isinstance(expr, ast.Starred):
             length = len(needed) - len(exprs) + 1
             if sum(isinstance(e, ast.Starred) for e in exprs) > 1:
-                length = len(_value(expr.value, frame) or ())
+                says = _value(expr.value, frame)
+                if says is None:
+                    return  # how many sizes it says cannot be told
+                length = len(says)
             part = slice(at, at + length)
             if given[part] != needed[part] or _value(expr.value, frame) is not None:
                 yield from _aligned(c, [expr.value], given[part], needed[part], True)
@@ -450,6 +529,22 @@ def _aligned(
         if _value(expr, frame) != -1:
             yield _Size(expr, c.frames, given[at], needed[at], c, at)
         at += 1
+
+
+def _behind(expr: ast.expr, frame: Frame) -> ast.expr:
+    """The sizes that a local name stands for, where it is read here alone."""
+    if not isinstance(expr, ast.Name) or expr.id not in frame.values:
+        return expr
+    file = _file(frame.globals["__name__"])
+    function = file.function(expr)
+    names = [n for n in ast.walk(function or expr) if isinstance(n, ast.Name) and n.id == expr.id]
+    stored = [n for n in names if isinstance(n.ctx, ast.Store)]
+    if len(names) != 2 or len(stored) != 1:
+        return expr
+    match file.parents.get(stored[0]):
+        case ast.Assign([ast.Name()], ast.Tuple() | ast.List() | ast.BinOp() as sizes):
+            return sizes
+    return expr
 
 
 def _argument(call: ast.Call, at: int, names: Sequence[str]) -> ast.expr:
@@ -510,10 +605,23 @@ def _value(expr: ast.expr, frame: Frame) -> Any:
             return None if holder is None else getattr(holder, name, None)
         case ast.Subscript(inner, index):
             holder, key = _value(inner, frame), _value(index, frame)
+            if holder is None or key is None or isinstance(holder, torch.Tensor):
+                return None
             try:
-                return None if holder is None or key is None else holder[key]
+                return holder[key]
             except (KeyError, IndexError, TypeError):
                 return None
+        case ast.Slice(lower, upper, step):
+            bounds = [None if b is None else _value(b, frame) for b in (lower, upper, step)]
+            unknown = any(
+                value is None and bound is not None
+                for value, bound in zip(bounds, (lower, upper, step), strict=True)
+            )
+            return None if unknown else slice(*bounds)
+        case ast.Call(ast.Attribute(inner, "size"), args, []) if len(args) < 2:
+            holder, dims = _value(inner, frame), [_value(a, frame) for a in args]
+            known = isinstance(holder, torch.Tensor) and all(isinstance(d, int) for d in dims)
+            return holder.size(*dims) if known else None
         case ast.UnaryOp(ast.USub(), inner):
             value = _value(inner, frame)
             return -value if isinstance(value, (int, float)) else None
@@ -587,26 +695,31 @@ class _Number:
 
 
 class _Planner:
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, ran: Set[str]) -> None:
         self.model = model
+        self.ran = ran
+        self.sizes: dict[int, list[_Size]] = {}
+        """By the id of the expression that says them."""
         self.modules = dict(model.named_modules())
         self.types = {type(module) for module in self.modules.values()}
         self.homes = {c.__module__ for t in self.types for c in t.__mro__}
         self.result = Rewrites()
 
     def plan(self, corrections: Sequence[Correction]) -> Rewrites:
-        sizes: dict[int, list[_Size]] = {}
         nodes: dict[int, ast.expr] = {}
         for c in corrections:
             if self._of_layer(c):
                 continue
             for size in self._sizes(c):
                 nodes[id(size.expr)] = size.expr
-                sizes.setdefault(id(size.expr), []).append(size)
+                self.sizes.setdefault(id(size.expr), []).append(size)
         self._keep_scales([c for c in corrections if c.argument == "scale"])
-        pending = {key: found for key, found in sizes.items() if _wrong(found)}
+        pending = {key: found for key, found in self.sizes.items() if _wrong(found)}
         while pending:
-            pending = self._settle(pending)
+            further = self._settle(pending)
+            for key, found in further.items():
+                self.sizes.setdefault(key, []).extend(found)
+            pending = {key: found for key, found in further.items() if _wrong(found)}
         return self.result
 
     def _sizes(self, c: Correction) -> Iterator[_Size]:
@@ -679,7 +792,17 @@ class _Planner:
     def _settle(self, pending: Mapping[int, list[_Size]]) -> dict[int, list[_Size]]:
         """Decide for every expression which number changes; what is left is one definition on."""
         chosen: dict[int, tuple[ast.expr, list[tuple[_Size, Any]]]] = {}
-        for sizes in pending.values():
+        further: dict[int, list[_Size]] = {}
+        moved: set[int] = set()
+        for key, sizes in pending.items():
+            if key in moved:
+                continue
+            at_callers = self._to_callers(sizes[0].expr, sizes[0])
+            if at_callers is not None:
+                moved.update(at_callers[0])
+                for size in at_callers[1]:
+                    further.setdefault(id(size.expr), []).append(size)
+                continue
             sizes = _once_an_instance(sizes)
             for node, values in self._numbers(sizes):
                 if id(node) in chosen:
@@ -687,17 +810,21 @@ class _Planner:
                     more += values
                 else:
                     chosen[id(node)] = (node, values)
-        further: dict[int, list[_Size]] = {}
         done: set[int] = set()
         for key, (node, values) in chosen.items():
             if key in done:
                 continue
-            uses = self._uses(node, values[0][0])
+            uses = self._all_uses(node, values)
             if uses and all(id(use) in chosen for use in uses):
                 together = [v for use in uses for v in chosen[id(use)][1]]
                 if _agree(together) and self._define(node, together, further):
                     done |= {id(use) for use in uses}
                     continue
+            if not all(self._is_fixed(node, size, 0) for size, _ in values):
+                raise _no(
+                    values[0][0].correction,
+                    f"`{_text(node)}` rests on an argument that says more than this size",
+                )
             self._replace(node, values)
             done.add(key)
         return further
@@ -723,7 +850,19 @@ class _Planner:
                     break
             else:
                 return [(candidate.node, values)]
-        raise _no(first.correction, f"`{_text(first.expr)}` follows from the shape of a tensor")
+        raise _no(first.correction, f"`{_text(first.expr)}` {self._why_not(first)}")
+
+    def _why_not(self, size: _Size) -> str:
+        """Why no number in an expression can be rewritten."""
+        names = [n for n in ast.walk(size.expr) if isinstance(n, ast.Name)]
+        kinds = {n.id: self._definition(n, size)[0] for n in names}
+        unclear = [name for name, kind in kinds.items() if kind == "unknown"]
+        if unclear:
+            return f"rests on `{unclear[0]}`, which is not assigned once, as `name = value`"
+        given = [name for name, kind in kinds.items() if kind == "argument"]
+        if given and given != ["self"]:
+            return f"rests on the argument `{given[-1]}`, and no caller says a number for it"
+        return "holds no number that could say it"
 
     def _candidates(self, expr: ast.expr, size: _Size, given: Any, needed: Any) -> list[_Number]:
         if not self._is_plain(expr, size, 0):
@@ -750,6 +889,8 @@ class _Planner:
                 if isinstance(op, ast.Mult):
                     a = given // b if a is None and b else a
                     b = given // a if b is None and a else b
+                if _computed(op, a, b) != given:
+                    return []  # a name in it has had another value since
                 for inner, old, other in ((left, a, b), (right, b, a)):
                     new = _solved(op, inner is left, other, needed)
                     if isinstance(old, int) and new is not None:
@@ -821,14 +962,29 @@ class _Planner:
             statement = file.parents.get(assigned[0])
             if len(assigned) == 1 and name.id not in arguments:
                 match statement:
-                    case ast.Assign([ast.Name()], value):
-                        return "local", value, size.frames
+                    case ast.Assign([ast.Name()], value) | ast.AnnAssign(ast.Name(), value=value):
+                        return ("local" if value else "unknown"), value, size.frames
+                    case ast.Tuple() | ast.List() if found := self._unpacked(file, statement, name):
+                        return "local", found, size.frames
             return "unknown", None, ()
         if name.id in arguments:
             return "argument", *self._given(name.id, function, size)
         if name.id in size.frames[0].values and file.function(function) is not None:
             return "unknown", None, ()  # of a function around
         return "global", None, ()
+
+    @staticmethod
+    def _unpacked(file: _File, targets: ast.Tuple | ast.List, name: ast.Name) -> ast.expr | None:
+        """`a, b = 16, 32` gives 32 for b."""
+        places = [
+            i for i, t in enumerate(targets.elts) if isinstance(t, ast.Name) and t.id == name.id
+        ]
+        if any(isinstance(t, ast.Starred) for t in targets.elts):
+            return None
+        match file.parents.get(targets):
+            case ast.Assign([ast.Tuple() | ast.List()], ast.Tuple(values) | ast.List(values)):
+                return values[places[0]] if len(values) == len(targets.elts) else None
+        return None
 
     def _given(
         self, name: str, function: ast.AST, size: _Size
@@ -845,6 +1001,8 @@ class _Planner:
         call = caller.running(outer[0], ast.Call)
         if not isinstance(call, ast.Call) or any(isinstance(a, ast.Starred) for a in call.args):
             return None, ()
+        if not self._calls(call, outer[0], function.name, size):
+            return None, ()  # a decorator, say, hands the arguments on
         names = [a.arg for a in (*function.args.posonlyargs, *function.args.args)]
         if names and names[0] in ("self", "cls") and size.file.class_path(function):
             names = names[1:]
@@ -855,7 +1013,69 @@ class _Planner:
             return call.args[names.index(name)], outer
         return None, ()
 
+    def _calls(self, call: ast.Call, frame: Frame, function: str, size: _Size) -> bool:
+        """Whether a call is one of the function by its name, or of the module with its forward."""
+        if _text(call.func).rpartition(".")[2] == function:
+            return True
+        module = self._module_called(call.func, frame)
+        known = self.modules.get(size.holder or "") if size.holder is not None else None
+        return function == "forward" and module is not None and module is known
+
+    def _module_called(self, func: ast.expr, frame: Frame) -> Any:
+        chain = _chain(func)
+        if chain is None:
+            return _value(func, frame)
+        value: Any = frame.values.get("self")
+        for part in chain:
+            try:
+                value = value[part] if isinstance(part, int) else getattr(value, part, None)
+            except (KeyError, IndexError, TypeError):
+                return None
+        return value
+
+    def _to_callers(self, expr: ast.expr, size: _Size) -> tuple[list[int], list[_Size]] | None:
+        """Where all that a function does with an argument is to say a size: the places in it, and
+        the sizes as its callers say them.
+        """
+        if not isinstance(expr, ast.Name):
+            return None
+        uses = self._uses(expr, size)
+        if not uses or any(id(use) not in self.sizes for use in uses):
+            return None
+        moved: list[_Size] = []
+        for said in (said for use in uses for said in self.sizes[id(use)]):
+            kind, definition, frames = self._definition(said.expr, said)
+            if kind != "argument" or definition is None:
+                return None
+            moved.append(dataclasses.replace(said, expr=definition, frames=frames))
+        return [id(use) for use in uses], moved
+
     # -- where it changes
+
+    def _is_fixed(self, expr: ast.expr, size: _Size, depth: int) -> bool:
+        """Whether an expression says the same in every call: a constant may stand for it."""
+        for node in ast.walk(expr):
+            if not isinstance(node, ast.Name) or node.id == "self" or depth > 8:
+                continue
+            kind, definition, frames = self._definition(node, size)
+            if kind == "argument":
+                return False
+            if definition is not None:
+                there = dataclasses.replace(size, expr=definition, frames=frames)
+                if not self._is_fixed(definition, there, depth + 1):
+                    return False
+        return depth <= 8
+
+    def _all_uses(self, node: ast.expr, values: Sequence[tuple[_Size, Any]]) -> list[ast.expr]:
+        """Of all modules that read it; empty where some of them are not known."""
+        found: dict[int, ast.expr] = {}
+        kinds = {type(self.modules.get(s.holder or "")): s for s, _ in values}
+        for size in kinds.values():
+            uses = self._uses(node, size)
+            if not uses:
+                return []
+            found.update((id(use), use) for use in uses)
+        return list(found.values())
 
     def _uses(self, node: ast.expr, size: _Size) -> list[ast.expr]:
         """All places that read the name or attribute; empty for a number that stands alone."""
@@ -893,12 +1113,13 @@ class _Planner:
 
     def _read_elsewhere(self, name: str) -> bool:
         """Whether methods of the network read an attribute of this name of anything but `self`."""
-        return any(
-            _reads_of_others(_file(cls.__module__), cls.__qualname__, name)
+        homes = {
+            cls.__module__
             for kind in self.types
             for cls in kind.__mro__
             if issubclass(cls, nn.Module) and not cls.__module__.startswith("torch.")
-        )
+        }
+        return any(_reads_of_others(_file(home), name) for home in homes)
 
     def _define(
         self,
@@ -932,11 +1153,16 @@ class _Planner:
         """Put a constant, or an attribute where instances differ, in the place of a number."""
         size = values[0][0]
         new = [_plain_value(v) for _, v in values]
-        if all(v == new[0] for v in new):
-            self._edit(size, node, NewValue(new[0]))
-            return
         file = size.file
         holders = self._holders(file, node)
+        # A module that does not run keeps the number that it has; one that runs and does not come
+        # by needs none.
+        others = set(holders) - {s.holder for s, _ in values}
+        absent = {path: self._said(node, path, size) for path in others - self.ran}
+        if all(v == new[0] for v in (*new, *absent.values())):
+            same = tuple(new[0]) if isinstance(_value(node, size.frames[0]), tuple) else new[0]
+            self._edit(size, node, NewValue(same))
+            return
         if not holders or any(s.holder not in holders for s, _ in values):
             raise _no(
                 size.correction,
@@ -944,11 +1170,19 @@ class _Planner:
                 f"in a function that several modules call",
             )
         name = self._free_name(_name_for(size, node), holders)
-        known = {s.holder: v for s, v in zip((s for s, _ in values), new, strict=True)}
+        unknown = [path for path, value in absent.items() if value is None]
+        if unknown:
+            why = f"`{_text(node)}` stands in {unknown[0]}, too, which does not run"
+            raise _no(size.correction, why)
+        known = {s.holder: v for (s, _), v in zip(values, new, strict=True)}
         for path in holders:
-            # A module that does not come by needs no number.
-            self._set(size.correction, path, (name,), known.get(path))
+            self._set(size.correction, path, (name,), known.get(path, absent.get(path)))
         self._edit(size, node, NewAttribute(name))
+
+    def _said(self, node: ast.expr, path: str, size: _Size) -> Any:
+        """What a number is in a module whose method did not run; None where it cannot be told."""
+        frame = dataclasses.replace(size.frames[0], values={"self": self.modules[path]})
+        return _plain_value(_value(node, frame))
 
     def _holders(self, file: _File, node: ast.expr) -> list[str]:
         """The modules of the network that have the method in which a node stands."""
@@ -1067,14 +1301,30 @@ def _reads(file: _File, qualified: str, chain: tuple[str | int, ...]) -> list[as
     return found
 
 
-def _reads_of_others(file: _File, qualified: str, name: str) -> bool:
-    return any(
-        isinstance(node, ast.Attribute)
-        and node.attr == name
-        and not (isinstance(node.value, ast.Name) and node.value.id == "self")
-        for method in _methods(file, qualified)
-        for node in ast.walk(method)
-    )
+def _reads_of_others(file: _File, name: str) -> bool:
+    """Whether code of a file reads an attribute of this name of anything but `self`.
+
+    What runs before training, an `__init__`, reads what it likes.
+    """
+    built = {
+        id(inner)
+        for node in ast.walk(file.tree)
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(file.tree):
+        if id(node) in built:
+            continue
+        match node:
+            case ast.Attribute(ast.Name("self")):
+                continue
+            case ast.Attribute(attr=attribute, ctx=ast.Load()) if attribute == name:
+                return True
+            case ast.Call(ast.Name("getattr" | "hasattr"), [_, ast.Constant(said), *_]) if (
+                said == name
+            ):
+                return True
+    return False
 
 
 _NAMES = {
