@@ -98,6 +98,8 @@ class IntermediateLayerGetter(nn.ModuleDict):
         >>>      ('feat2', torch.Size([1, 256, 14, 14]))]
     """
 
+    _version = 2
+
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__(*layers)
         self.return_layers = {"layer4": "out"}

@@ -80,6 +80,8 @@ class _DenseLayer(nn.Module):
 
 
 class _DenseBlock(nn.ModuleDict):
+    _version = 2
+
     def forward(self, init_features: Tensor) -> Tensor:
         features = [init_features]
         for name, layer in self.items():
