@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from pruners.errors import PrunerError
@@ -75,6 +76,17 @@ def count_macs(model: nn.Module, example_inputs: Tensor | Sequence[Any]) -> int:
     return flops // 2 // batch
 
 
+class WithoutNorms(TorchFunctionMode):
+    """Passes over batch norms: they count nothing, and take most of the time on meta tensors."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is torch.nn.functional.batch_norm or func is torch.batch_norm:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
 def _flops(model: nn.Module, inputs: tuple[Any, ...], device: str | None) -> int:
     """Flops of one call with copies of every tensor, on `device` or where they are."""
 
@@ -95,7 +107,8 @@ def _flops(model: nn.Module, inputs: tuple[Any, ...], device: str | None) -> int
     counter = FlopCounterMode(display=False)
     # What the forward makes without naming a device is to lie where the rest does.
     place = torch.device(device) if device else nullcontext()
-    with attributes_restored(model), torch.no_grad(), place, counter:
+    idle = WithoutNorms() if device == "meta" else nullcontext()
+    with attributes_restored(model), torch.no_grad(), place, counter, idle:
         model.eval()
         torch.func.functional_call(
             model,
