@@ -31,6 +31,7 @@ from pruners.expressions import (
     Verbatim,
     checked_identifier,
     filled,
+    is_plain_name,
     to_code,
 )
 
@@ -113,7 +114,7 @@ class ClassText:
         for original, _ in plan.inits:
             layouts = initialisation.layouts(original) | layouts
         made = constructor.body.get(SUPER, Call(Reference(SUPER)))
-        body: list[cst.BaseStatement] = self._assignment(SUPER, made)
+        body: list[cst.BaseStatement] = self._assignment(plan, SUPER, made)
         signature = cst.Parameters(params)
         if plan.holds_layers:
             body = [cst.parse_statement("super().__init__(*layers)")]
@@ -125,7 +126,7 @@ class ClassText:
         said: list[str] = []
         for name in _in_order_of_source(plan):
             expr = constructor.body[name]
-            statements = self._assignment(name, expr)
+            statements = self._assignment(plan, name, expr)
             lines = [line for line in _lines_before(expr) if line not in said]
             said += lines
             statements = [*_parsed(lines, _holes(expr), self.context.imports), *statements]
@@ -184,30 +185,36 @@ class ClassText:
                 tie(name, known)
         return statements
 
-    def _assignment(self, name: str, expr: Expr) -> list[cst.BaseStatement]:
+    def _assignment(self, plan: ClassPlan, name: str, expr: Expr) -> list[cst.BaseStatement]:
         imports = self.context.imports
-        if isinstance(expr, Call) and expr.function.name.startswith(("self.", "super()")):
+        if _is_statement(expr):
             return [cst.SimpleStatementLine([cst.Expr(to_code(expr, imports))])]
-        target = cst.AssignTarget(
-            cst.Attribute(cst.Name("self"), cst.Name(checked_identifier(name)))
-        )
+        register = "" if is_plain_name(name) else _register(plan, name)
 
         def assign(value: cst.BaseExpression) -> cst.SimpleStatementLine:
-            return cst.SimpleStatementLine([cst.Assign([target], value)])
+            if register:
+                said = to_code(Literal(name), imports)
+                add = cst.Attribute(cst.Name("self"), cst.Name(register))
+                return cst.SimpleStatementLine(
+                    [cst.Expr(cst.Call(add, [cst.Arg(said), cst.Arg(value)]))]
+                )
+            target = cst.Attribute(cst.Name("self"), cst.Name(checked_identifier(name)))
+            return cst.SimpleStatementLine([cst.Assign([cst.AssignTarget(target)], value)])
 
         if isinstance(expr, Call) and any(isinstance(a.value, Maybe) for a in expr.arguments):
             return self._appended(expr, assign)
         if isinstance(expr, Either) and isinstance(expr.then, Call):
             switched = cst.If(
                 test=to_code(expr.flag, imports),
-                body=cst.IndentedBlock([assign(to_code(expr.then, imports))]),
+                body=cst.IndentedBlock(self._assignment(plan, name, expr.then)),
             )
             if expr.otherwise == ABSENT:
                 return [switched]
-            other = assign(to_code(expr.otherwise, imports))
-            if isinstance(expr.otherwise, Call):
-                return [switched.with_changes(orelse=cst.Else(cst.IndentedBlock([other])))]
-            return [other, switched]
+            other = self._assignment(plan, name, expr.otherwise)
+            # What is an attribute already cannot be registered any more.
+            if isinstance(expr.otherwise, Call) or _is_statement(expr.then):
+                return [switched.with_changes(orelse=cst.Else(cst.IndentedBlock(other)))]
+            return [*other, switched]
         return [assign(to_code(expr, imports))]
 
     def _appended(
@@ -287,6 +294,21 @@ def _laid_out(
             behind = cst.TrailingWhitespace(cst.SimpleWhitespace("  "), layout.trailing)
             return [line.with_changes(trailing_whitespace=behind)]
     return statements
+
+
+def _is_statement(expr: Expr) -> bool:
+    """Whether an expression says by itself what it is for: `self.register_buffer("x", ...)`."""
+    return isinstance(expr, Call) and expr.function.name.startswith(("self.", "super()"))
+
+
+def _register(plan: ClassPlan, name: str) -> str:
+    """The method that takes a name which no attribute could have; empty where there is none."""
+    if not name or "." in name:
+        return ""  # torch refuses these
+    if any(name in module._modules for module in plan.instances):
+        return "add_module"
+    own = any(name in module._parameters for module in plan.instances)
+    return "register_parameter" if own else ""
 
 
 def _verbatims(expr: Expr) -> Iterator[Verbatim]:

@@ -70,16 +70,17 @@ def _codes_in(path: str, _: Stamp) -> dict[str, list[CodeType]] | None:
     except (SyntaxError, ValueError):
         return {}
     found: dict[str, list[CodeType]] = {}
-    for code in _within(top):
+    for code in codes_within(top):
         found.setdefault(code.co_qualname, []).append(code)
     return found
 
 
-def _within(code: CodeType) -> Iterator[CodeType]:
+def codes_within(code: CodeType) -> Iterator[CodeType]:
+    """The code of the functions and classes in a piece of code."""
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield constant
-            yield from _within(constant)
+            yield from codes_within(constant)
 
 
 def same_code(a: CodeType, b: CodeType) -> bool:

@@ -17,12 +17,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from types import ModuleType
 from typing import Any
 
+import libcst as cst
 import torch
 from torch import Tensor, fx, nn
 
 from pruners.blocks import block_spec
+from pruners.cells import cells_of, classes_within, current_class, holds_class
 from pruners.describe import is_container
 from pruners.errors import WriterError
 from pruners.expressions import is_plain_name, is_writable
@@ -31,6 +34,7 @@ from pruners.freshness import Stamp, check_current, functions_of, stamp
 from pruners.graph_text import Forward, GraphError, forward_of
 from pruners.graph_trace import is_guard, trace_forward
 from pruners.loading import import_source
+from pruners.origin import code_of, global_names, init_of, module_source
 from pruners.tracing import (
     State,
     map_tensors,
@@ -82,7 +86,12 @@ def with_source(network: nn.Module, examples: Sequence[tuple[Any, ...]]) -> Sour
         examples: the positional arguments of its forward, for every example.
     """
     try:
-        lacking = {path: m for path, m in network.named_modules() if _lacks_source(path, m)}
+        older = _older_ones(network)
+        lacking = {
+            path: m
+            for path, m in network.named_modules()
+            if type(m) in older or _lacks_source(path, m)
+        }
         return _written(network, lacking, examples) if lacking else Sourced(network)
     except (_UnwritableError, WriterError) as error:
         return Sourced(network, (), str(error))
@@ -115,15 +124,58 @@ def _is_torch(cls: type) -> bool:
 
 
 def _is_in_its_file(cls: type) -> bool:
-    path = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    module = sys.modules.get(cls.__module__)
+    path = getattr(module, "__file__", None)
     if path is None:
-        return False
+        return module is not None and _is_in_cells(module, cls)
     if cls.__qualname__ not in _classes_in(path, stamp(path)):
         check_current(cls)  # it may have been there
         return False
     # A class of that name may have come out of `exec` since.
     files = {function.__code__.co_filename for function in functions_of(cls)}
     return not files or path in files or any(not name.startswith("<") for name in files)
+
+
+def _is_in_cells(module: ModuleType, cls: type) -> bool:
+    """Whether the cells of a notebook hold a class, and all that its methods mention."""
+    own = [c for c in cls.__mro__ if c.__module__ == cls.__module__]
+    if not all(holds_class(module, c) for c in own):
+        return False
+    source = module_source(module.__name__)
+    pending = [_without_init(source.definitions[c.__qualname__.split(".")[0]]) for c in own]
+    seen: set[str] = set()
+    while pending:
+        for name in global_names(code_of(pending.pop())) - seen:
+            seen.add(name)
+            if name in source.definitions:
+                pending.append(_without_init(source.definitions[name]))
+            elif name in vars(module) and name not in source.imports:
+                stars = (sys.modules.get(star) for star in source.stars)
+                if not any(hasattr(star, name) for star in stars):
+                    return False
+    return True
+
+
+def _without_init(node: cst.BaseStatement) -> cst.BaseStatement:
+    """A class without its `__init__`, which is written anew."""
+    init = init_of(node) if isinstance(node, cst.ClassDef) else None
+    if init is None:
+        return node
+    return cst.ensure_type(node.deep_remove(init), cst.ClassDef)
+
+
+def _older_ones(network: nn.Module) -> set[type]:
+    """Classes of a notebook that share their name with one that was defined after them."""
+    names: dict[tuple[str, str], set[type]] = {}
+    for cls in map(type, network.modules()):
+        names.setdefault((cls.__module__, cls.__qualname__), set()).add(cls)
+    return {
+        cls
+        for (name, qualname), classes in names.items()
+        if len(classes) > 1 and (module := sys.modules.get(name)) is not None
+        for cls in classes
+        if cells_of(module) is not None and current_class(module, qualname) is not cls
+    }
 
 
 @lru_cache(maxsize=256)
@@ -135,13 +187,7 @@ def _classes_in(path: str, _: Stamp) -> frozenset[str]:
     except (SyntaxError, ValueError):
         return frozenset()
 
-    def within(body: Sequence[ast.stmt], prefix: str) -> Iterator[str]:
-        for node in body:
-            if isinstance(node, ast.ClassDef):
-                yield prefix + node.name
-                yield from within(node.body, f"{prefix}{node.name}.")
-
-    return frozenset(within(tree.body, ""))
+    return frozenset(classes_within(tree.body))
 
 
 # --- writing those that have none --------------------------------------------------------------

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 
@@ -67,7 +68,7 @@ _UNARY: dict[Any, type[ast.unaryop]] = {
 _SIZES = {4: ("batch", "channels", "height", "width"), 3: ("batch", "length", "features")}
 _PURE_METHODS = frozenset({"size", "numel", "item", "dim", "stride", "new_tensor"})
 # What the body of a forward refers to.
-_TAKEN = frozenset({"self", "torch", "nn", "F", "math", *keyword.kwlist, *dir(builtins)})
+_TAKEN = frozenset({"self", "torch", "nn", "F", "math", "np", *keyword.kwlist, *dir(builtins)})
 
 
 class GraphError(Exception):
@@ -394,6 +395,10 @@ class _Writing:
         if target in vars(math).values():
             self._import("math", "import math")
             return _dotted(f"math.{name}")
+        known = _functions_of_numpy().get(id(target))
+        if known is not None:
+            self._import("np", "import numpy as np")
+            return _dotted(known)
         if module == "builtins" and getattr(builtins, name, None) is target:
             return ast.Name(name, ast.Load())
         home = sys.modules.get(module or "")
@@ -406,7 +411,7 @@ class _Writing:
         raise GraphError(f"the function {name or target!r} cannot be imported by name")
 
     def _import(self, name: str, statement: str) -> None:
-        if self.imports.setdefault(name, statement) != statement or name in _TAKEN - {"math"}:
+        if self.imports.setdefault(name, statement) != statement or name in _TAKEN - {"math", "np"}:
             raise GraphError(f"the name {name} means two things")
 
     def _value(self, value: Any) -> ast.expr:
@@ -430,6 +435,9 @@ class _Writing:
         if isinstance(value, dict):
             keys = [self._value(key) for key in value]
             return ast.Dict([*keys], [self._value(item) for item in value.values()])
+        if isinstance(value, np.dtype) and getattr(np, value.name, None) is value.type:
+            self._import("np", "import numpy as np")
+            return _dotted(f"np.{value.name}")
         if kind in (torch.layout, torch.memory_format):
             return _dotted(str(value))
         if not is_writable(value):
@@ -595,5 +603,15 @@ def _functions_of_torch() -> dict[int, str]:
     ):
         for name, value in vars(module).items():
             if callable(value) and _is_plain_name(name) and not name.startswith("__"):
+                found.setdefault(id(value), f"{prefix}.{name}")
+    return found
+
+
+@cache
+def _functions_of_numpy() -> dict[int, str]:
+    found: dict[int, str] = {}
+    for prefix, module in (("np", np), ("np.linalg", np.linalg), ("np.fft", np.fft)):
+        for name, value in vars(module).items():
+            if callable(value) and not isinstance(value, type) and not name.startswith("_"):
                 found.setdefault(id(value), f"{prefix}.{name}")
     return found

@@ -11,21 +11,32 @@ from __future__ import annotations
 import inspect
 import math
 import operator
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from pruners.expressions import is_plain_name
+from pruners.origin import is_library
+from pruners.tracing import map_tensors
+
 TRAINING = "training"
+_TENSORS = (Tensor, np.ndarray)
 _MISSING = object()
 # Functions of torch that take no tensor, so that torch.fx would not see them.
 _MAKERS = frozenset(
     {"arange", "as_tensor", "empty", "eye", "finfo", "full", "iinfo", "linspace", "ones", "rand"}
-    | {"randint", "randn", "randperm", "tensor", "zeros"}
+    | {"from_numpy", "randint", "randn", "randperm", "tensor", "zeros"}
 )
+# Functions of NumPy that take an array for what it holds, and so do not ask it to stand in.
+_ARRAYS = frozenset({"array", "asarray", "ascontiguousarray"})
+_FROM_NUMPY = torch.from_numpy
 # What a tensor says of itself that no example changes.
 _STRUCTURE = frozenset({"dim", "ndimension", "is_floating_point", "is_complex"})
 
@@ -53,7 +64,19 @@ def trace_forward(
     Raises:
         Exception: anything that a forward raises when its inputs are stand-ins.
     """
-    tracer = _Tracer(module, args, kwargs, training)
+    try:
+        return _traced(module, map_tensors((args, kwargs), Tensor.clone), training, whole=False)
+    except Exception as error:
+        # What an installed package does with values may need real ones: its functions stay calls.
+        try:
+            return _traced(module, (args, kwargs), training, whole=True)
+        except Exception:
+            raise error from None
+
+
+def _traced(module: nn.Module, given: tuple[Any, Any], training: bool, whole: bool) -> Traced:
+    tracer = _Tracer(module, *given, training)
+    tracer.whole = whole
     graph = tracer.trace(tracer.shadow)
     return Traced(graph, tracer.arguments, tracer.decided, tracer.constants())
 
@@ -95,12 +118,29 @@ class Stand(fx.Proxy):
 
     def __len__(self) -> int:
         length = len(self.value)
-        return int(self._decide(length)) if isinstance(self.value, Tensor) else length
+        return int(self._decide(length)) if isinstance(self.value, _TENSORS) else length
 
     def __iter__(self) -> Iterator[Any]:
         if isinstance(self.value, dict):
             return iter(list(self.value))
         return iter([self._item(i) for i in range(len(self))])
+
+    def __round__(self, *digits: Any) -> Any:
+        return self.tracer.create_proxy("call_function", round, (self, *digits), {})
+
+    def __floor__(self) -> Any:
+        return self.tracer.create_proxy("call_function", math.floor, (self,), {})
+
+    def __ceil__(self) -> Any:
+        return self.tracer.create_proxy("call_function", math.ceil, (self,), {})
+
+    def __array_ufunc__(self, function: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+        if method != "__call__" or "out" in kwargs:
+            return NotImplemented
+        return self.tracer.create_proxy("call_function", function, args, kwargs)
+
+    def __array_function__(self, function: Any, _: Any, args: Any, kwargs: Any) -> Any:
+        return self.tracer.create_proxy("call_function", function, args, kwargs)
 
     def __contains__(self, item: Any) -> bool:
         return bool(self._decide(item in self.value))
@@ -128,7 +168,7 @@ class Stand(fx.Proxy):
 def _in_place(name: str) -> Any:
     def method(self: Stand, other: Any) -> Any:
         # Of a number, `x += 1` makes another one; of a tensor, it changes it.
-        kind = f"i{name}" if isinstance(self.value, Tensor) else name
+        kind = f"i{name}" if isinstance(self.value, _TENSORS) else name
         return self.tracer.create_proxy("call_function", getattr(operator, kind), (self, other), {})
 
     return method
@@ -163,6 +203,7 @@ class _Tracer(fx.Tracer):
         self._given = (args, kwargs)
         self._training = training
         self._evaluating = 0
+        self.whole = False
         self._proxies: dict[str, Any] = {}
         self._modules = dict(module.named_modules())
         self._tensor_paths: dict[int, str] = {}
@@ -222,7 +263,9 @@ class _Tracer(fx.Tracer):
             parameter = bound.signature.parameters[name]
             self.arguments.append(parameter)
             if parameter.kind is parameter.VAR_KEYWORD:
-                raise TypeError(f"its forward is given {', '.join(value)} through **{name}")
+                self.arguments.pop()
+                bound.arguments[name] = {key: self._keyword(key, v) for key, v in value.items()}
+                continue
             if type(value) in (bool, str) or value is None:
                 self.decided.append(f"{name} as {value!r}")
                 continue
@@ -231,10 +274,60 @@ class _Tracer(fx.Tracer):
             bound.arguments[name] = tuple(stand) if many else stand
 
         def run() -> Any:
-            with self._makers_recorded():
+            with self._makers_recorded(), self._packages_recorded():
                 return call(*bound.args, **bound.kwargs)
 
         return run, []
+
+    def _keyword(self, name: str, value: Any) -> Any:
+        """What `**kwargs` gets under a name, which becomes an argument of its own."""
+        if not is_plain_name(name):
+            raise TypeError(f"its forward is given {name!r} by name")
+        self.arguments.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY))
+        if type(value) in (bool, str) or value is None:
+            self.decided.append(f"{name} as {value!r}")
+            return value
+        return self._value_proxy("placeholder", name, value)
+
+    @contextmanager
+    def _packages_recorded(self) -> Iterator[None]:
+        """The functions of packages that the forward's module names stay calls, where asked."""
+
+        def recorded(function: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                if self._evaluating or not _holds_stand((args, kwargs)):
+                    return function(*args, **kwargs)
+                return self.create_proxy("call_function", function, args, kwargs)
+
+            return call
+
+        spaces = [
+            function.__globals__
+            for cls in type(self.module).__mro__
+            for function in vars(cls).values()
+            if isinstance(function, FunctionType) and not is_library(function.__module__ or "")
+        ]
+        own = vars(self.module).get("forward")
+        own = getattr(own, "__func__", own)
+        spaces += [own.__globals__] if isinstance(own, FunctionType) else []
+        spaces += [
+            vars(value)
+            for names in spaces
+            for value in names.values()
+            if isinstance(value, ModuleType) and _is_package(value.__name__)
+        ]
+        changed: list[tuple[dict[str, Any], str, Any]] = []
+        try:
+            for names in spaces if self.whole else ():
+                for name, value in list(names.items()):
+                    function = isinstance(value, (FunctionType, BuiltinFunctionType))
+                    if function and _is_package(value.__module__ or ""):
+                        changed.append((names, name, value))
+                        names[name] = recorded(value)
+            yield
+        finally:
+            for names, name, value in reversed(changed):
+                names[name] = value
 
     @contextmanager
     def _makers_recorded(self) -> Iterator[None]:
@@ -242,20 +335,22 @@ class _Tracer(fx.Tracer):
 
         def recorded(maker: Callable[..., Any]) -> Callable[..., Any]:
             def call(*args: Any, **kwargs: Any) -> Any:
-                if self._evaluating:
+                numbers_only = maker.__module__ == "numpy" and not _holds_stand((args, kwargs))
+                if self._evaluating or numbers_only:
                     return maker(*args, **kwargs)
                 return self.create_proxy("call_function", maker, args, kwargs)
 
             return call
 
-        originals = {name: getattr(torch, name) for name in _MAKERS}
+        originals = [(torch, name, getattr(torch, name)) for name in _MAKERS]
+        originals += [(np, name, getattr(np, name)) for name in _ARRAYS]
         try:
-            for name, maker in originals.items():
-                setattr(torch, name, recorded(maker))
+            for home, name, maker in originals:
+                setattr(home, name, recorded(maker))
             yield
         finally:
-            for name, maker in originals.items():
-                setattr(torch, name, maker)
+            for home, name, maker in originals:
+                setattr(home, name, maker)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
@@ -278,6 +373,13 @@ class _Tracer(fx.Tracer):
             return a.node
         if isinstance(a, Tensor) and id(a) in self._tensor_paths:
             return self._cached(self._tensor_paths[id(a)], a).node
+        if isinstance(a, np.ndarray):
+            held = super().create_arg(_FROM_NUMPY(a.copy()))
+            return self.create_node("call_method", "numpy", (held,), {})
+        if isinstance(a, np.generic):
+            return a.item()
+        if isinstance(a, np.dtype) or (isinstance(a, type) and issubclass(a, np.generic)):
+            return np.dtype(a)
         return super().create_arg(a)
 
     def proxy(self, node: fx.Node) -> Stand:
@@ -309,7 +411,7 @@ class _Tracer(fx.Tracer):
     def _with_value(self, stand: Any, value: Any) -> Any:
         stand.__dict__["value"] = value
         node = stand.node
-        node.meta["tensor"] = isinstance(value, Tensor)
+        node.meta["tensor"] = isinstance(value, _TENSORS)
         node.meta["rank"] = value.dim() if isinstance(value, Tensor) else None
         node.meta["length"] = len(value) if isinstance(value, (tuple, list)) else None
         return stand
@@ -324,6 +426,21 @@ class _Tracer(fx.Tracer):
 def is_guard(module: nn.Module | None) -> bool:
     """Whether a module only holds the checks that torch.export has put before a graph."""
     return type(module).__module__ == "torch.export._unlift"
+
+
+def _is_package(name: str) -> bool:
+    """Whether a module is of an installed package that torch.fx knows nothing of."""
+    top = name.split(".")[0]
+    known = top in sys.stdlib_module_names or top in ("torch", "numpy")
+    return not known and is_library(name)
+
+
+def _holds_stand(value: Any) -> bool:
+    if isinstance(value, dict) and type(value) is not Stand:
+        return any(map(_holds_stand, value.values()))
+    if type(value) in (tuple, list):
+        return any(map(_holds_stand, value))
+    return type(value) is Stand
 
 
 def _concrete(value: Any) -> Any:

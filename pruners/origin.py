@@ -22,6 +22,7 @@ from types import ModuleType
 
 import libcst as cst
 
+from pruners.cells import cells_of
 from pruners.errors import WriterError
 from pruners.freshness import Stamp, check_current, stamp
 
@@ -68,7 +69,7 @@ def module_source(name: str) -> ModuleSource:
     module = sys.modules.get(name)
     if module is None:
         raise WriterError(f"module {name}: not imported, so its source cannot be read")
-    return _parse(module, stamp(getattr(module, "__file__", None)))
+    return _parse(module, text_of(name))
 
 
 def text_of(name: str) -> str:
@@ -76,6 +77,9 @@ def text_of(name: str) -> str:
     module = sys.modules.get(name)
     if module is None:
         raise WriterError(f"module {name}: not imported, so its source cannot be read")
+    cells = cells_of(module)
+    if cells is not None and cells.text:
+        return cells.text
     return _text(module, stamp(getattr(module, "__file__", None)))
 
 
@@ -107,9 +111,9 @@ class Sources:
 
 
 @cache
-def _parse(module: ModuleType, at: Stamp) -> ModuleSource:
+def _parse(module: ModuleType, text: str) -> ModuleSource:
     try:
-        tree = cst.parse_module(_text(module, at))
+        tree = cst.parse_module(text)
     except cst.ParserSyntaxError as error:
         raise WriterError(
             f"module {module.__name__}: its source cannot be read as Python (line "

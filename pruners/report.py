@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pruners.ancestry import Before
+from pruners.cells import cells_of
 from pruners.channel_graph import Axis, ChannelGraph, Kept, Units, UnknownOperator
 from pruners.layers import is_weighted, weight_axes
 from pruners.metrics import count_macs, count_parameters
@@ -308,7 +309,10 @@ def manifest(
 def home_of(module: str) -> str:
     """`models/cifar/resnet.py`: the file of a module within its package, never a whole path."""
     package = module.rpartition(".")[0].replace(".", "/")
-    file = Path(getattr(sys.modules.get(module), "__file__", None) or "a script").name
+    home = sys.modules.get(module)
+    cells = home is not None and cells_of(home) is not None
+    lacking = "a notebook" if cells else "a script"
+    file = Path(getattr(home, "__file__", None) or lacking).name
     if file.startswith("<generated graph_"):
         file = "its traced graph"
     return f"{package}/{file}" if package else file

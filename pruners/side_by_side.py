@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ast
 import difflib
-import inspect
 import re
 import sys
 import textwrap
@@ -27,8 +26,9 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
-from pruners.errors import PrunerError, did_you_mean
+from pruners.errors import PrunerError, WriterError, did_you_mean
 from pruners.formatting import formatted
+from pruners.origin import text_of
 from pruners.report import home_of
 
 Kind = Literal[" ", "|", "<", ">"]
@@ -327,8 +327,8 @@ def _with_bases(cls: type[nn.Module], taken: set[str]) -> str:
 
 def _text_of(module: str, name: str) -> str:
     try:
-        known = _definitions(inspect.getsource(sys.modules[module]))
-    except (OSError, TypeError, KeyError, SyntaxError):
+        known = _definitions(text_of(module))
+    except (WriterError, SyntaxError):
         return ""
     return known[name].text if name in known else ""
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import ast
 import copy
 import dataclasses
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ import torch
 from libcst.metadata import MetadataWrapper, PositionProvider
 from torch import nn
 
+from pruners.cells import cells_of
 from pruners.channel_graph import Kept
 from pruners.describe import layer_base
 from pruners.errors import PrunerError, WriterError
@@ -255,8 +257,15 @@ class _File:
 
     def running(self, frame: Frame, kind: type[ast.expr]) -> ast.expr | None:
         """The call or subscript that a frame is in; two never end at one place."""
-        _, line, _, column = frame.span
-        return next((n for n in self.ends.get((line, column), ()) if isinstance(n, kind)), None)
+        cells = cells_of(sys.modules[self.name])
+        if cells is not None:
+            end = cells.end_of(frame.code, frame.at)
+        else:
+            _, line, _, column = frame.span
+            end = line, column
+        if end is None:
+            return None
+        return next((n for n in self.ends.get(end, ()) if isinstance(n, kind)), None)
 
     def around(self, node: ast.AST, *kinds: type[ast.AST]) -> ast.AST | None:
         """The nearest node of these kinds around another."""

@@ -148,7 +148,7 @@ def test_names_of_modules_parameters_and_buffers(tmp_path: Path, marker: Path) -
         called = network(tmp_path, lambda m, name=name: m.add_module(name, nn.Conv2d(8, 8, 1)))
         called.extra = (name,)
         models.append(called)
-    settled(models)
+    assert all(settled(models))
 
 
 def test_names_of_classes(tmp_path: Path, marker: Path) -> None:

@@ -748,18 +748,85 @@ def evil_buffer(model: nn.Module) -> None:
     model._buffers[EVIL] = torch.ones(1)
 
 
+def test_names_that_no_attribute_could_have_are_registered(tmp_path: Path) -> None:
+    more = """\
+self.add_module("0a", nn.Conv2d(8, 8, 1))
+self.register_parameter("a b", nn.Parameter(torch.ones(8, 1, 1)))
+self.add_module("class", nn.ModuleList([nn.Conv2d(8, 8, 1)]))
+"""
+    forward = """\
+    def forward(self, x):
+        x = getattr(self, "0a")(F.relu(self.bn1(self.conv1(x))))
+        x = self._modules["class"][0](x) * self._parameters["a b"]
+        return self.fc(x.mean((2, 3)))
+"""
+    cls = user_class(
+        tmp_path, "registered_names", net(more, forward, layers=LAYERS.replace("12", "8"))
+    )
+    torch.manual_seed(0)
+    result = prune(with_telling_state(cls()).double(), wide_image(2, 3, 12, 12), 20)
+    assert result.verified().error < 1e-12
+    assert 'self.add_module("0a", nn.Conv2d(' in result.source
+    assert re.search(r'self\.register_parameter\(\s*"a b", nn\.Parameter\(', result.source)
+    assert 'self.add_module("class", nn.ModuleList(' in result.source
+
+
+def test_odd_names_that_only_some_instances_have(tmp_path: Path) -> None:
+    text = """\
+class Block(nn.Module):
+    def __init__(self, inputs, outputs, odd):
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 1)
+        self.scale = None
+        self.odd = odd
+        if odd:
+            del self.scale
+            self.register_buffer("scale", torch.ones(()))
+            self.add_module("0a", nn.Conv2d(outputs, outputs, 3, padding=1))
+
+    def forward(self, x):
+        x = self.conv(x)
+        x = x if self.scale is None else x * self.scale
+        return getattr(self, "0a")(x) if self.odd else x
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.Sequential(*(Block(8 if i else 3, 8, i % 2 > 0) for i in range(4)))
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.fc(self.blocks(x).mean((2, 3)))
+"""
+    model = user_class(tmp_path, "odd_names", text)()
+    torch.manual_seed(0)
+    result = prune(with_telling_state(model).double(), wide_image(2, 3, 12, 12), 20)
+    assert result.verified().error < 1e-12
+    assert list(result.model.state_dict()) == list(model.state_dict())
+    source = result.source
+    assert re.search(
+        r'if \w+:\n +self\.register_buffer\("scale", .*\n +else:\n +self\.scale = None', source
+    )
+    assert re.search(r'if \w+:\n +self\.add_module\(\s*"0a", nn\.Conv2d\(', source)
+    assert "self.scale = self" not in source
+
+
 def test_module_and_parameter_names_that_are_no_names(tmp_path: Path) -> None:
     cls = user_class(tmp_path, "writer_names", net())
-    for spoil in (evil_child, evil_parameter):
+    for spoil in (evil_child, evil_parameter, evil_buffer):
         model = cls()
         spoil(model)
+        source = Writer(model, "net").source("x")
+        tree = ast.parse(source)
+        assert not any(isinstance(node, ast.Raise) for node in ast.walk(tree))
+        made = import_source(f"registered_{spoil.__name__}", source).Net()
+        assert EVIL in {*made._modules, *made._parameters, *made._buffers}
+    for name in ("a.b", ""):
+        model = cls()
+        model._modules[name] = nn.ReLU()  # which torch itself refuses
         with pytest.raises(WriterError, match=r"not a Python identifier; rename it"):
             Writer(model, "net").source("x")
-    model = cls()
-    evil_buffer(model)
-    with_buffer = Writer(model, "net").source("x")
-    tree = ast.parse(with_buffer)
-    assert not any(isinstance(node, ast.Raise) for node in ast.walk(tree))
 
 
 @pytest.mark.parametrize("key", [EVIL, "a'b", "lambda", "\N{SNOWMAN}"])
