@@ -176,12 +176,16 @@ class _Sheet:
             return self._slot(path, exprs, instances, part=True)
         symbolic = any(_has_variable(expr) for expr in exprs)
         # In a part that only some instances have, a constant may be a parameter of the others.
-        partial = len(instances) < self.count and isinstance(first, (Literal, Call))
+        partial = len(instances) < self.count and (
+            isinstance(first, (Literal, Call)) or _is_activation(first)
+        )
         if all(expr == first for expr in exprs) and not symbolic and not partial:
             self.constants.add(path)
             return first
         if all(isinstance(expr, (Literal, Variable)) for expr in exprs):
             return self._slot(path, exprs, instances, end=end)
+        if all(_is_activation(expr) for expr in exprs):
+            return self._slot(path, exprs, instances)
         shapes = dict[str, list[int]]()
         for i, expr in enumerate(exprs):
             shapes.setdefault(_skeleton(expr), []).append(i)
@@ -362,10 +366,15 @@ class _Sheet:
             if not flag.flag or len(flag.values) < self.count:
                 continue
             on = {k for k, value in flag.values.items() if value == Literal(True)}
+            owner = self.columns[flag.owner]
+            switched = {c.path[0] for c in self.columns if c.flag and c.owner == flag.owner}
+            if owner is not flag or (len(switched) > 1 and not flag.hint):
+                continue
             for i, column in enumerate(self.columns):
                 if (
                     column.width
                     and column.owner == i
+                    and (flag.hint or switched == {column.path[0]})
                     and i not in ends
                     and column.constant is None
                     and not column.terms
@@ -412,6 +421,8 @@ class _Sheet:
                 if _kind(self.columns[j]) == _kind(column)
                 and self.columns[j].values == column.values
             )
+        for i in full:
+            self._join_width(i)
         for i, column in enumerate(self.columns):
             if column.owner >= 0:
                 continue
@@ -432,6 +443,19 @@ class _Sheet:
             if not candidates and not column.flag and all(v == values[0] for v in values):
                 column.constant = values[0]
             column.owner = candidates[0] if candidates else i
+
+    def _join_width(self, i: int) -> None:
+        """A number that is kept is the width that the original calls the same, where equal."""
+        column = self.columns[i]
+        name = self.given_names.get(column.path) or column.argument
+        if column.owner != i or column.width or len(column.path) > 1 or _kind(column) == "flag":
+            return
+        for j, other in enumerate(self.columns):
+            told = self.given_names.get(_place(other.path))
+            if other.width and told == name and other.values == column.values:
+                for same in (c for c in self.columns if c.owner == i):
+                    same.owner = other.owner if other.owner >= 0 else j
+                return
 
     def _find_sums(self) -> None:
         """Widths behind a concatenation: the sum of what layers in front of them make.
@@ -572,6 +596,8 @@ class _Sheet:
             nested = len(makers[0].path) > 2
             if told:
                 give(i, told, f"{layer}_{told}" if layer else told)
+            elif all(c.argument == "groups" for c in members[i]):
+                give(i, "groups", f"{layer}_groups")
             elif nested and len([j for j in middle if j not in told_of]) == 1:
                 give(i, "hidden_channels", f"{layer}_channels")
             else:
@@ -605,14 +631,15 @@ class _Sheet:
             column = self.columns[i]
             if not column.flag and not column.part:
                 telling = column.width or column.argument in _SAYING_NOTHING or column.variable
-                found = (self.given_names.get(c.path) for c in members[i] if telling)
+                found = (self.given_names.get(_place(c.path)) for c in members[i] if telling)
                 claims[i] = [name for name in dict.fromkeys(found) if name]
         claimed = Counter(name for names in claims.values() for name in names)
         # What is a constant now at another place is not what the name said.
+        constants = {_place(path) for path in self.constants}
         claimed.update(
             name
             for path, name in self.given_names.items()
-            if any(path[:n] in self.constants for n in range(1, len(path) + 1))
+            if any(path[:n] in constants for n in range(1, len(path) + 1))
         )
         single = {i: [n for n in names if claimed[n] == 1] for i, names in claims.items()}
         return {i: names[0] for i, names in single.items() if names}
@@ -767,8 +794,8 @@ def _pattern(arguments: Sequence[Argument]) -> list[int]:
     return [-1 if w == 1 else widths.index(w) for w in widths]
 
 
-def _is_activation(function: Reference) -> bool:
-    return function.name in _ACTIVATIONS
+def _is_activation(expr: Expr) -> bool:
+    return isinstance(expr, Reference) and expr.name in _ACTIVATIONS
 
 
 def _end_of(argument: Argument) -> str:
@@ -869,8 +896,13 @@ def _is_half(padding: Expr, kernel: Expr | None) -> bool:
 
 def _spoken(path: Sequence[str]) -> str:
     """`block_conv` for block.0.conv: positions tell a reader nothing."""
-    words = [part for part in path if not part.isdigit() and part != "data"]
+    words = [part for part in _place(path) if not part.isdigit()]
     return "_".join(words or path)
+
+
+def _place(path: Sequence[str]) -> tuple[str, ...]:
+    """The path without the arguments in which containers and parameters hold what they hold."""
+    return tuple(part for part in path if part not in ("data", "modules", "items"))
 
 
 def _is_telling(column: _Column) -> bool:
@@ -935,6 +967,8 @@ def _skeleton(expr: Expr) -> str:
 
 def _skeleton_of_argument(expr: Expr) -> str:
     # An argument may be None here and a number there; a layer may not.
+    if _is_activation(expr):
+        return "activation"
     return "." if isinstance(expr, Literal) else _skeleton(expr)
 
 

@@ -84,6 +84,8 @@ def test_names_are_read_where_they_are_clear(tmp_path: Path) -> None:
         ("plain", "out_channels"): "mid",
         ("made", "in_channels"): "mid",
         ("made", "out_channels"): "hidden",
+        ("helped", "in_channels"): "width",
+        ("helped", "out_channels"): "mid",
         ("drop", "p"): "drop_rate",
         ("unit", "in_channels"): "width",
         ("unit", "squeeze"): "mid",

@@ -280,3 +280,32 @@ def test_a_flag_is_called_for_what_it_switches() -> None:
     assert flag(items(nn.Conv2d(4, 8, 1), *tail), items(*tail)) == "expand"
     assert flag(items(nn.MaxPool2d(2), *tail), items(*tail)) == "with_max_pool"
     assert flag(items(nn.Conv2d(8, 8, 1), *tail), items(*tail)) == "with_first_body"
+
+
+def test_a_flag_of_several_parts_stays_where_one_of_them_has_a_width_of_its_own() -> None:
+    def record(out: int, squeeze: int | None) -> dict[str, Expr]:
+        if squeeze is None:
+            return {"conv": conv(3, out), "norm": NONE, "gate": NONE}
+        gate = write_layer(nn.Linear(4, squeeze))
+        return {"conv": conv(3, out), "norm": write_layer(nn.Tanh()), "gate": gate}
+
+    constructor = unify([record(8, None), record(9, 2), record(10, 5)])
+    assert body(constructor)["norm"] == "nn.Tanh() if norm else None"
+    assert body(constructor)["gate"] == "nn.Linear(4, gate_channels) if norm else None"
+
+
+def test_a_number_that_is_kept_joins_the_width_of_its_name() -> None:
+    records = [{"heads": Literal(n), "table": write_layer(nn.Linear(4, n))} for n in (2, 3)]
+    names = {("table", "out_features"): "heads"}
+    assert header(unify(records, names=names)) == "heads"
+    assert len(unify(records).parameters) == 2
+
+
+def test_activations_that_are_arguments_are_one_column() -> None:
+    records = [
+        {"norm": Call(Reference("Norm"), (Argument("act", Reference(f"nn.{name}", "")),))}
+        for name in ("ReLU", "SiLU", "SiLU")
+    ]
+    constructor = unify(records)
+    assert header(constructor) == "act=nn.SiLU"
+    assert body(constructor) == {"norm": "Norm(act = act)"}
