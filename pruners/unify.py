@@ -189,7 +189,7 @@ class _Sheet:
         shapes = dict[str, list[int]]()
         for i, expr in enumerate(exprs):
             shapes.setdefault(_skeleton(expr), []).append(i)
-        if len(shapes) == 1:
+        if len(shapes) == 1 or _are_rows(exprs):
             return self._descend(exprs, instances, path)
         merged = _merged_items(exprs)
         if merged is not None:
@@ -284,7 +284,11 @@ class _Sheet:
         parts.sort(key=lambda part: _size_of(exprs[part[0]]), reverse=True)
         on, off = parts
         flags = [Literal(i in on) for i in range(len(exprs))]
-        slot = self._slot(path, flags, instances, flag=True)
+        layer = exprs[on[0]]
+        hint = ""
+        if path[-1].isdigit() and isinstance(layer, Call):
+            hint = _name_of_layer(layer.function.name)
+        slot = self._slot(path, flags, instances, flag=True, hint=hint)
         then, otherwise = (
             self.lay([exprs[i] for i in part], tuple(instances[i] for i in part), path)
             for part in (on, off)
@@ -831,15 +835,32 @@ def _names_in(expr: Expr) -> set[str]:
 def _name_of_optional(items: Sequence[Expr], place: int, count: int, of: str) -> str:
     """What the flag is called that switches on an item of a container."""
     match items[0]:
-        case Call(Reference(name)) if not name.startswith("nn."):
-            return f"with_{_snake(name)}"
         case Call(Reference(name)) if name not in ("nn.Sequential", "nn.Conv2d", "nn.Linear"):
-            return f"with_{re.sub(r'[123]d$', '', _snake(name.removeprefix('nn.')))}"
+            return _name_of_layer(name)
     if all(_widens(item) for item in items):
         return "expand"
     ordinals = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
     which = "last" if place == count - 1 else ordinals[place] if place < 8 else f"item{place}"
     return f"with_{which}_layer" if of.isdigit() else f"with_{which}_{of}"
+
+
+def _name_of_layer(name: str) -> str:
+    """`with_max_pool` for `nn.MaxPool2d`."""
+    return f"with_{re.sub(r'[123]d$', '', _snake(name.removeprefix('nn.')))}"
+
+
+def _are_rows(exprs: Sequence[Expr]) -> bool:
+    """Whether they are Sequentials with the same layers but for a few, such as an Identity."""
+    if any(
+        not isinstance(e, Call) or e.function.name != "nn.Sequential" or not _is_numbered(e)
+        for e in exprs
+    ):
+        return False
+    rows = [_items(e) for e in exprs]
+    if len({len(row) for row in rows}) > 1:
+        return False
+    kinds = [len({_skeleton(item) for item in column}) for column in zip(*rows, strict=True)]
+    return max(kinds, default=0) == 2 and 2 * kinds.count(1) > len(kinds)
 
 
 def _widens(expr: Expr) -> bool:
@@ -852,7 +873,8 @@ def _widens(expr: Expr) -> bool:
 
 
 def _snake(name: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    """`max_pool` for MaxPool, `leaky_relu` for LeakyReLU."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.replace("LU", "lu")).lower()
 
 
 def _is_width(expr: Expr) -> bool:

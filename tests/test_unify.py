@@ -309,3 +309,13 @@ def test_activations_that_are_arguments_are_one_column() -> None:
     constructor = unify(records)
     assert header(constructor) == "act=nn.SiLU"
     assert body(constructor) == {"norm": "Norm(act = act)"}
+
+
+def test_a_row_of_layers_of_which_one_is_an_identity() -> None:
+    def row(width: int, last: nn.Module) -> Mapping[str, Expr]:
+        return items(nn.Conv2d(3, width, 1), nn.BatchNorm2d(width), last)
+
+    constructor = unify([row(4, nn.ReLU()), row(5, nn.ReLU()), row(6, nn.Identity())])
+    assert header(constructor) == "out_channels, with_relu=True"
+    assert "nn.ReLU() if with_relu else nn.Identity()" in body(constructor)["body"]
+    assert call(constructor, 2) == "Block(6, with_relu = False)"
