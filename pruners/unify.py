@@ -569,7 +569,9 @@ class _Sheet:
         members = {i: [c for c in self.columns if c.owner == i] for i in owners}
         names: dict[int, str] = {}
         # What the body of an __init__ refers to, or binds.
-        taken = {"self", "nn", "torch", "layers"}.union(*map(_names_in, body.values()))
+        taken = {"self", "nn", "torch"}.union(*map(_names_in, body.values()))
+        if any(c.hint for c in self.columns):
+            taken.add("layers")  # the list that optional layers are put into
 
         def give(i: int, *choices: str) -> None:
             for choice in (*choices, *(f"{choices[-1]}_{n}" for n in range(2, 1000))):
@@ -813,14 +815,17 @@ def _code(code: str, *holes: Expr) -> Verbatim:
 
 
 def _names_in(expr: Expr) -> set[str]:
-    """The names that code of the original uses or binds in an expression."""
+    """The names that an expression refers to, or that the original's code in it binds."""
     match expr:
         case Verbatim(code, before, holes):
             nodes = (n for text in (code, *before) for n in ast.walk(ast.parse(text.strip())))
             own = {n.id for n in nodes if isinstance(n, ast.Name)}
             return own.union(*(_names_in(h.value) for h in holes))
-        case Call(_, arguments):
-            return set[str]().union(*(_names_in(a.value) for a in arguments))
+        case Reference(name):
+            return {name.partition(".")[0]}
+        case Call(function, arguments):
+            called = _names_in(function)
+            return called.union(*(_names_in(a.value) for a in arguments))
         case Either(_, then, otherwise):
             return _names_in(then) | _names_in(otherwise)
         case Maybe(_, item):

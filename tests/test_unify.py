@@ -319,3 +319,11 @@ def test_a_row_of_layers_of_which_one_is_an_identity() -> None:
     assert header(constructor) == "out_channels, with_relu=True"
     assert "nn.ReLU() if with_relu else nn.Identity()" in body(constructor)["body"]
     assert call(constructor, 2) == "Block(6, with_relu = False)"
+
+
+def test_no_parameter_hides_what_the_body_refers_to() -> None:
+    def record(width: int) -> Mapping[str, Expr]:
+        return {"block": Call(Reference("block"), (Argument("x", Literal(width, True)),))}
+
+    names = {("block", "x"): "block"}
+    assert header(unify([record(1), record(2)], names=names)) == "x"
