@@ -241,16 +241,25 @@ class Layout:
 def layouts(init: cst.FunctionDef) -> dict[str, Layout]:
     """The layout of the statements that make an attribute, at the top level of an `__init__`."""
     found: dict[str, Layout] = {}
+    apart = False  # whether an empty line stands in front of the locals that it is made of
     for statement in init.body.body:
-        if not isinstance(statement, cst.SimpleStatementLine):
+        if not isinstance(statement, (cst.SimpleStatementLine, cst.If)):
+            apart = False
             continue
-        for name in _attributes_made(ast.parse(code_of(statement)).body):
+        apart |= any(line.comment is None for line in statement.leading_lines)
+        code = code_of(statement)
+        names = set(_attributes_made(ast.parse(code).body))
+        if len(names) == 1:
             lines = tuple(line for line in statement.leading_lines if _is_told(line.comment))
-            if any(line.comment is None for line in statement.leading_lines):
-                lines = (cst.EmptyLine(indent=False), *lines)
-            behind = statement.trailing_whitespace.comment
+            behind = None
+            if isinstance(statement, cst.SimpleStatementLine):
+                behind = statement.trailing_whitespace.comment
             behind = behind if _is_told(behind) and not _counts(behind) else None
-            found.setdefault(name, Layout(lines, behind))
+            blank = (cst.EmptyLine(indent=False),) if apart else ()
+            found.setdefault(names.pop(), Layout((*blank, *lines), behind))
+            apart = False
+        if names or "super().__init__" in code:  # several attributes, or none yet
+            apart = False
     return found
 
 

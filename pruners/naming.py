@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
+import types
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -116,7 +118,9 @@ def _told(
             pass
         case _:
             return
-    if isinstance(callee, ast.Name) and _is_function(callee.id, source):
+    function = _function(callee, source)
+    if function is not None:
+        yield from _told_to_function(function, arguments, module)
         return
     if describe.is_container(module) and ast.unparse(callee).endswith(type(module).__name__):
         items = _items(arguments, init) if type(module) in _CONTAINERS else None
@@ -130,7 +134,7 @@ def _told(
     given = list(zip(names, arguments, strict=False))
     given += [(k.arg, k.value) for k in keywords if k.arg is not None]
     for argument, expression in given:
-        said = _name_of(expression)
+        said = "" if argument == "groups" else _name_of(expression)
         if said and describe.is_container(module):
             within = _first_layer_with(argument, module)
             if within is not None:
@@ -183,14 +187,37 @@ def _filled(name: str, body: Sequence[ast.stmt]) -> Iterator[ast.expr]:
                 yield from _filled(name, (*then, *otherwise))
 
 
-def _is_function(name: str, source: ModuleSource) -> bool:
-    return isinstance(source.definitions.get(name), cst.FunctionDef)
+def _function(callee: ast.expr, source: ModuleSource) -> types.FunctionType | None:
+    """The function that a name of the module's is, where it is none of the local ones."""
+    if isinstance(callee, ast.Name):
+        found = getattr(sys.modules.get(source.name), callee.id, None)
+        return found if isinstance(found, types.FunctionType) else None
+    return None
+
+
+def _told_to_function(
+    function: types.FunctionType, arguments: Sequence[ast.expr], module: nn.Module
+) -> Iterator[tuple[Path, str]]:
+    """Of `conv1x1(in_planes, out_planes)`, the two ends."""
+    wanted = [n for n in _layer_arguments(module) if n.startswith(("in_", "out_"))]
+    for parameter, expression in zip(
+        inspect.signature(function).parameters, arguments, strict=False
+    ):
+        said = _name_of(expression)
+        end = next((n for n in wanted if parameter.startswith(n.partition("_")[0])), None)
+        if said and end is not None:
+            yield (end,), said
+
+
+def _layer_arguments(module: nn.Module) -> list[str]:
+    cls = type(module)
+    return list(inspect.signature(cls).parameters) if cls.__module__.startswith("torch.") else []
 
 
 def _argument_names(module: nn.Module, source_of: SourceOf) -> list[str]:
+    if describe.is_torch_layer(module):
+        return _layer_arguments(module)
     cls = type(module)
-    if cls.__module__.startswith("torch."):
-        return list(inspect.signature(cls).parameters)
     try:
         init = init_of(source_of(cls.__module__).class_node(cls))
     except WriterError:

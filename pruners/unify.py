@@ -176,16 +176,20 @@ class _Sheet:
             return self._slot(path, exprs, instances, part=True)
         symbolic = any(_has_variable(expr) for expr in exprs)
         # In a part that only some instances have, a constant may be a parameter of the others.
-        partial = len(instances) < self.count and isinstance(first, (Literal, Call))
+        partial = len(instances) < self.count and (
+            isinstance(first, (Literal, Call)) or _is_activation(first)
+        )
         if all(expr == first for expr in exprs) and not symbolic and not partial:
             self.constants.add(path)
             return first
         if all(isinstance(expr, (Literal, Variable)) for expr in exprs):
             return self._slot(path, exprs, instances, end=end)
+        if all(_is_activation(expr) for expr in exprs):
+            return self._slot(path, exprs, instances)
         shapes = dict[str, list[int]]()
         for i, expr in enumerate(exprs):
             shapes.setdefault(_skeleton(expr), []).append(i)
-        if len(shapes) == 1:
+        if len(shapes) == 1 or _are_rows(exprs):
             return self._descend(exprs, instances, path)
         merged = _merged_items(exprs)
         if merged is not None:
@@ -280,7 +284,11 @@ class _Sheet:
         parts.sort(key=lambda part: _size_of(exprs[part[0]]), reverse=True)
         on, off = parts
         flags = [Literal(i in on) for i in range(len(exprs))]
-        slot = self._slot(path, flags, instances, flag=True)
+        layer = exprs[on[0]]
+        hint = ""
+        if path[-1].isdigit() and isinstance(layer, Call):
+            hint = _name_of_layer(layer.function.name)
+        slot = self._slot(path, flags, instances, flag=True, hint=hint)
         then, otherwise = (
             self.lay([exprs[i] for i in part], tuple(instances[i] for i in part), path)
             for part in (on, off)
@@ -362,10 +370,15 @@ class _Sheet:
             if not flag.flag or len(flag.values) < self.count:
                 continue
             on = {k for k, value in flag.values.items() if value == Literal(True)}
+            owner = self.columns[flag.owner]
+            switched = {c.path[0] for c in self.columns if c.flag and c.owner == flag.owner}
+            if owner is not flag or (len(switched) > 1 and not flag.hint):
+                continue
             for i, column in enumerate(self.columns):
                 if (
                     column.width
                     and column.owner == i
+                    and (flag.hint or switched == {column.path[0]})
                     and i not in ends
                     and column.constant is None
                     and not column.terms
@@ -412,6 +425,8 @@ class _Sheet:
                 if _kind(self.columns[j]) == _kind(column)
                 and self.columns[j].values == column.values
             )
+        for i in full:
+            self._join_width(i)
         for i, column in enumerate(self.columns):
             if column.owner >= 0:
                 continue
@@ -432,6 +447,19 @@ class _Sheet:
             if not candidates and not column.flag and all(v == values[0] for v in values):
                 column.constant = values[0]
             column.owner = candidates[0] if candidates else i
+
+    def _join_width(self, i: int) -> None:
+        """A number that is kept is the width that the original calls the same, where equal."""
+        column = self.columns[i]
+        name = self.given_names.get(column.path) or column.argument
+        if column.owner != i or column.width or len(column.path) > 1 or _kind(column) == "flag":
+            return
+        for j, other in enumerate(self.columns):
+            told = self.given_names.get(_place(other.path))
+            if other.width and told == name and other.values == column.values:
+                for same in (c for c in self.columns if c.owner == i):
+                    same.owner = other.owner if other.owner >= 0 else j
+                return
 
     def _find_sums(self) -> None:
         """Widths behind a concatenation: the sum of what layers in front of them make.
@@ -541,7 +569,9 @@ class _Sheet:
         members = {i: [c for c in self.columns if c.owner == i] for i in owners}
         names: dict[int, str] = {}
         # What the body of an __init__ refers to, or binds.
-        taken = {"self", "nn", "torch", "layers"}.union(*map(_names_in, body.values()))
+        taken = {"self", "nn", "torch"}.union(*map(_names_in, body.values()))
+        if any(c.hint for c in self.columns):
+            taken.add("layers")  # the list that optional layers are put into
 
         def give(i: int, *choices: str) -> None:
             for choice in (*choices, *(f"{choices[-1]}_{n}" for n in range(2, 1000))):
@@ -572,6 +602,8 @@ class _Sheet:
             nested = len(makers[0].path) > 2
             if told:
                 give(i, told, f"{layer}_{told}" if layer else told)
+            elif all(c.argument == "groups" for c in members[i]):
+                give(i, "groups", f"{layer}_groups")
             elif nested and len([j for j in middle if j not in told_of]) == 1:
                 give(i, "hidden_channels", f"{layer}_channels")
             else:
@@ -605,14 +637,15 @@ class _Sheet:
             column = self.columns[i]
             if not column.flag and not column.part:
                 telling = column.width or column.argument in _SAYING_NOTHING or column.variable
-                found = (self.given_names.get(c.path) for c in members[i] if telling)
+                found = (self.given_names.get(_place(c.path)) for c in members[i] if telling)
                 claims[i] = [name for name in dict.fromkeys(found) if name]
         claimed = Counter(name for names in claims.values() for name in names)
         # What is a constant now at another place is not what the name said.
+        constants = {_place(path) for path in self.constants}
         claimed.update(
             name
             for path, name in self.given_names.items()
-            if any(path[:n] in self.constants for n in range(1, len(path) + 1))
+            if any(path[:n] in constants for n in range(1, len(path) + 1))
         )
         single = {i: [n for n in names if claimed[n] == 1] for i, names in claims.items()}
         return {i: names[0] for i, names in single.items() if names}
@@ -767,8 +800,8 @@ def _pattern(arguments: Sequence[Argument]) -> list[int]:
     return [-1 if w == 1 else widths.index(w) for w in widths]
 
 
-def _is_activation(function: Reference) -> bool:
-    return function.name in _ACTIVATIONS
+def _is_activation(expr: Expr) -> bool:
+    return isinstance(expr, Reference) and expr.name in _ACTIVATIONS
 
 
 def _end_of(argument: Argument) -> str:
@@ -782,14 +815,17 @@ def _code(code: str, *holes: Expr) -> Verbatim:
 
 
 def _names_in(expr: Expr) -> set[str]:
-    """The names that code of the original uses or binds in an expression."""
+    """The names that an expression refers to, or that the original's code in it binds."""
     match expr:
         case Verbatim(code, before, holes):
             nodes = (n for text in (code, *before) for n in ast.walk(ast.parse(text.strip())))
             own = {n.id for n in nodes if isinstance(n, ast.Name)}
             return own.union(*(_names_in(h.value) for h in holes))
-        case Call(_, arguments):
-            return set[str]().union(*(_names_in(a.value) for a in arguments))
+        case Reference(name):
+            return {name.partition(".")[0]}
+        case Call(function, arguments):
+            called = _names_in(function)
+            return called.union(*(_names_in(a.value) for a in arguments))
         case Either(_, then, otherwise):
             return _names_in(then) | _names_in(otherwise)
         case Maybe(_, item):
@@ -804,15 +840,32 @@ def _names_in(expr: Expr) -> set[str]:
 def _name_of_optional(items: Sequence[Expr], place: int, count: int, of: str) -> str:
     """What the flag is called that switches on an item of a container."""
     match items[0]:
-        case Call(Reference(name)) if not name.startswith("nn."):
-            return f"with_{_snake(name)}"
         case Call(Reference(name)) if name not in ("nn.Sequential", "nn.Conv2d", "nn.Linear"):
-            return f"with_{re.sub(r'[123]d$', '', _snake(name.removeprefix('nn.')))}"
+            return _name_of_layer(name)
     if all(_widens(item) for item in items):
         return "expand"
     ordinals = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
     which = "last" if place == count - 1 else ordinals[place] if place < 8 else f"item{place}"
     return f"with_{which}_layer" if of.isdigit() else f"with_{which}_{of}"
+
+
+def _name_of_layer(name: str) -> str:
+    """`with_max_pool` for `nn.MaxPool2d`."""
+    return f"with_{re.sub(r'[123]d$', '', _snake(name.removeprefix('nn.')))}"
+
+
+def _are_rows(exprs: Sequence[Expr]) -> bool:
+    """Whether they are Sequentials with the same layers but for a few, such as an Identity."""
+    if any(
+        not isinstance(e, Call) or e.function.name != "nn.Sequential" or not _is_numbered(e)
+        for e in exprs
+    ):
+        return False
+    rows = [_items(e) for e in exprs]
+    if len({len(row) for row in rows}) > 1:
+        return False
+    kinds = [len({_skeleton(item) for item in column}) for column in zip(*rows, strict=True)]
+    return max(kinds, default=0) == 2 and 2 * kinds.count(1) > len(kinds)
 
 
 def _widens(expr: Expr) -> bool:
@@ -825,7 +878,8 @@ def _widens(expr: Expr) -> bool:
 
 
 def _snake(name: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    """`max_pool` for MaxPool, `leaky_relu` for LeakyReLU."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.replace("LU", "lu")).lower()
 
 
 def _is_width(expr: Expr) -> bool:
@@ -869,8 +923,13 @@ def _is_half(padding: Expr, kernel: Expr | None) -> bool:
 
 def _spoken(path: Sequence[str]) -> str:
     """`block_conv` for block.0.conv: positions tell a reader nothing."""
-    words = [part for part in path if not part.isdigit() and part != "data"]
+    words = [part for part in _place(path) if not part.isdigit()]
     return "_".join(words or path)
+
+
+def _place(path: Sequence[str]) -> tuple[str, ...]:
+    """The path without the arguments in which containers and parameters hold what they hold."""
+    return tuple(part for part in path if part not in ("data", "modules", "items"))
 
 
 def _is_telling(column: _Column) -> bool:
@@ -935,6 +994,8 @@ def _skeleton(expr: Expr) -> str:
 
 def _skeleton_of_argument(expr: Expr) -> str:
     # An argument may be None here and a number there; a layer may not.
+    if _is_activation(expr):
+        return "activation"
     return "." if isinstance(expr, Literal) else _skeleton(expr)
 
 

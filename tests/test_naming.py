@@ -84,6 +84,8 @@ def test_names_are_read_where_they_are_clear(tmp_path: Path) -> None:
         ("plain", "out_channels"): "mid",
         ("made", "in_channels"): "mid",
         ("made", "out_channels"): "hidden",
+        ("helped", "in_channels"): "width",
+        ("helped", "out_channels"): "mid",
         ("drop", "p"): "drop_rate",
         ("unit", "in_channels"): "width",
         ("unit", "squeeze"): "mid",
@@ -152,3 +154,34 @@ def test_an_init_keeps_its_order_groups_and_comments(tmp_path: Path) -> None:
     assert "# 12 -> 16" not in result.source  # a width that is another now
     assert "noqa" not in result.source
     assert "model.to(torch.float64)  # as its weights are" in result.source
+
+
+BRANCHES = """\
+class Net(nn.Module):
+    def __init__(self, extra=True):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 12, 3)
+        # only where it is wanted
+        if extra:
+            self.conv2 = nn.Conv2d(12, 12, 1)
+
+        width = 12
+        self.fc = nn.Linear(width, 10)
+
+    def forward(self, x):
+        return self.fc(self.conv2(self.conv1(x)).mean((2, 3)))
+"""
+
+
+def test_comments_of_a_branch_and_lines_in_front_of_locals_stay(tmp_path: Path) -> None:
+    network = user_class(tmp_path, "naming_branches", BRANCHES)().double()
+    result = prune(network, wide_image(1, 3, 8, 8), 50)
+    lines = [line.strip().partition(" =")[0] for line in result.source.splitlines()]
+    start = lines.index("self.conv1")
+    assert lines[start : start + 5] == [
+        "self.conv1",
+        "# only where it is wanted",
+        "self.conv2",
+        "",
+        "self.fc",
+    ]

@@ -280,3 +280,50 @@ def test_a_flag_is_called_for_what_it_switches() -> None:
     assert flag(items(nn.Conv2d(4, 8, 1), *tail), items(*tail)) == "expand"
     assert flag(items(nn.MaxPool2d(2), *tail), items(*tail)) == "with_max_pool"
     assert flag(items(nn.Conv2d(8, 8, 1), *tail), items(*tail)) == "with_first_body"
+
+
+def test_a_flag_of_several_parts_stays_where_one_of_them_has_a_width_of_its_own() -> None:
+    def record(out: int, squeeze: int | None) -> dict[str, Expr]:
+        if squeeze is None:
+            return {"conv": conv(3, out), "norm": NONE, "gate": NONE}
+        gate = write_layer(nn.Linear(4, squeeze))
+        return {"conv": conv(3, out), "norm": write_layer(nn.Tanh()), "gate": gate}
+
+    constructor = unify([record(8, None), record(9, 2), record(10, 5)])
+    assert body(constructor)["norm"] == "nn.Tanh() if norm else None"
+    assert body(constructor)["gate"] == "nn.Linear(4, gate_channels) if norm else None"
+
+
+def test_a_number_that_is_kept_joins_the_width_of_its_name() -> None:
+    records = [{"heads": Literal(n), "table": write_layer(nn.Linear(4, n))} for n in (2, 3)]
+    names = {("table", "out_features"): "heads"}
+    assert header(unify(records, names=names)) == "heads"
+    assert len(unify(records).parameters) == 2
+
+
+def test_activations_that_are_arguments_are_one_column() -> None:
+    records = [
+        {"norm": Call(Reference("Norm"), (Argument("act", Reference(f"nn.{name}", "")),))}
+        for name in ("ReLU", "SiLU", "SiLU")
+    ]
+    constructor = unify(records)
+    assert header(constructor) == "act=nn.SiLU"
+    assert body(constructor) == {"norm": "Norm(act = act)"}
+
+
+def test_a_row_of_layers_of_which_one_is_an_identity() -> None:
+    def row(width: int, last: nn.Module) -> Mapping[str, Expr]:
+        return items(nn.Conv2d(3, width, 1), nn.BatchNorm2d(width), last)
+
+    constructor = unify([row(4, nn.ReLU()), row(5, nn.ReLU()), row(6, nn.Identity())])
+    assert header(constructor) == "out_channels, with_relu=True"
+    assert "nn.ReLU() if with_relu else nn.Identity()" in body(constructor)["body"]
+    assert call(constructor, 2) == "Block(6, with_relu = False)"
+
+
+def test_no_parameter_hides_what_the_body_refers_to() -> None:
+    def record(width: int) -> Mapping[str, Expr]:
+        return {"block": Call(Reference("block"), (Argument("x", Literal(width, True)),))}
+
+    names = {("block", "x"): "block"}
+    assert header(unify([record(1), record(2)], names=names)) == "x"

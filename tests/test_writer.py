@@ -497,7 +497,8 @@ def test_the_whole_of_a_small_file(written: Written) -> None:
 
         def net(weights: str | Path | None = None, **kwargs) -> Net:
             """The network; given a path, with its weights."""
-            model = Net(**kwargs).to(torch.float64)
+            model = Net(**kwargs)
+            model.to(torch.float64)  # as its weights are
             if weights is not None:
                 model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
             return model

@@ -94,6 +94,7 @@ class ConvNeXt(nn.Module):
             ),
         )
         self.avgpool = nn.AdaptiveAvgPool2d(1)
+
         self.classifier = nn.Sequential(
             LayerNorm2d(600, eps=1e-06),
             nn.Flatten(),

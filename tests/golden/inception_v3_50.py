@@ -230,6 +230,7 @@ class InceptionC(nn.Module):
     ) -> None:
         super().__init__()
         self.branch1x1 = BasicConv2d(in_channels, branch1x1_channels)
+
         self.branch7x7_1 = BasicConv2d(in_channels, branch7x7_1_channels)
         self.branch7x7_2 = BasicConv2d(
             branch7x7_1_channels, branch7x7_2_channels, kernel_size=(1, 7), padding=(0, 3)

@@ -21,6 +21,7 @@ class InvertedResidual(nn.Module):
     ) -> None:
         super().__init__()
         self.use_res_connect = stride == 1 and inp == oup
+
         layers: list[nn.Module] = []
         if expand:
             layers.append(

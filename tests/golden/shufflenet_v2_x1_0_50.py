@@ -40,6 +40,7 @@ class InvertedResidual(nn.Module):
     ) -> None:
         super().__init__()
         self.stride = stride
+
         if branch1:
             self.branch1 = nn.Sequential(
                 nn.Conv2d(
@@ -122,6 +123,7 @@ class ShuffleNetV2(nn.Module):
             InvertedResidual(176, 127, 176),
             InvertedResidual(176, 124, 176),
         )
+
         self.conv5 = nn.Sequential(
             nn.Conv2d(352, 537, kernel_size=1, bias=False),
             nn.BatchNorm2d(537),

@@ -95,6 +95,7 @@ class VisionTransformer(nn.Module):
         self.image_size = 64
         self.patch_size = 16
         self.hidden_dim = 768
+
         self.conv_proj = nn.Conv2d(3, 768, kernel_size=16, stride=16)
 
         # Add a class token
