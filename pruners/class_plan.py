@@ -22,6 +22,8 @@ from pruners.expressions import (
     SUPER,
     Argument,
     Call,
+    Dictionary,
+    Display,
     Expr,
     Imports,
     Literal,
@@ -255,7 +257,7 @@ class ClassPlan:
         methods = {name: nodes for name, (nodes, _, _) in self._methods.items()}
         of_layer = self._of_layer()
         for module in self.instances:
-            for name in (*module._parameters, *module._buffers):
+            for name in (*module._parameters, *module._buffers, *_listed(module)):
                 if name in self.starts or name in self.made_by or name in of_layer:
                     continue
                 found = [start and self._localised(start) for start in starts.of(name)]
@@ -382,7 +384,9 @@ class ClassPlan:
             else:
                 record[name] = self._buffer(path, name, module._buffers[name], module)
         for name, child in module._modules.items():
-            if name not in of_base:
+            if isinstance(child, (nn.ParameterList, nn.ParameterDict)):
+                record[name] = self._parameters(path, name, child)
+            elif name not in of_base:
                 record[name] = self.context.child(f"{path}.{name}" if path else name, child)
         return record
 
@@ -478,6 +482,29 @@ class ClassPlan:
             ),
         )
 
+    def _parameters(
+        self, path: str, name: str, holder: nn.ParameterList | nn.ParameterDict
+    ) -> Expr:
+        """A list or dict of parameters, with what they are before training."""
+        items = {k: self._parameter(path, f"{name}.{k}", p) for k, p in holder._parameters.items()}
+        whole = isinstance(holder, nn.ParameterDict) or list(items) == [
+            str(i) for i in range(len(holder))
+        ]
+        if type(holder) not in (nn.ParameterList, nn.ParameterDict) or len(items) != len(holder):
+            whole = False
+        if not whole:
+            raise WriterError(
+                f"{self.cls.__name__}.{name} at {path or 'the network itself'}: a "
+                f"{type(holder).__name__} of more than parameters cannot be written; expected an "
+                f"nn.ParameterList or nn.ParameterDict of parameters"
+            )
+        shown: Expr = (
+            Dictionary(tuple(items.items()))
+            if isinstance(holder, nn.ParameterDict)
+            else Display(tuple(items.values()))
+        )
+        return Call(describe.nn_reference(type(holder)), (_positional("values", shown),))
+
     def _warn(self, line: str) -> None:
         if line not in self.context.warnings:
             self.context.warnings.append(line)
@@ -543,6 +570,16 @@ def _record_of_own(
             )
         record[name] = value if isinstance(value, Expr) else Literal(value)
     return record
+
+
+def _listed(module: nn.Module) -> list[str]:
+    """The parameters in lists and dicts of a module: `ws.0`."""
+    return [
+        f"{name}.{key}"
+        for name, child in module._modules.items()
+        if isinstance(child, (nn.ParameterList, nn.ParameterDict))
+        for key in child._parameters
+    ]
 
 
 def _positional(name: str, value: Expr) -> Argument:
