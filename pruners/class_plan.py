@@ -258,11 +258,10 @@ class ClassPlan:
         given = [self.context.given.get(path, {}) for path in self.paths]
         then = [(origin.code_of(s), source.name) for s, source in self.init_statements]
         starts = Starts(self.cls, self.instances, self.inits, given, self.context.defaults, then)
-        self._all = starts
         methods = {name: nodes for name, (nodes, _, _) in self._methods.items()}
         of_layer = self._of_layer()
         for module in self.instances:
-            for name in (*module._parameters, *module._buffers):
+            for name in (*module._parameters, *module._buffers, *_listed(module)):
                 if name in self.starts or name in self.made_by or name in of_layer:
                     continue
                 found = [start and self._localised(start) for start in starts.of(name)]
@@ -395,7 +394,7 @@ class ClassPlan:
                 record[name] = self._buffer(path, name, module._buffers[name], module)
         for name, child in module._modules.items():
             if isinstance(child, (nn.ParameterList, nn.ParameterDict)):
-                record[name] = self._parameters_of(name, child)
+                record[name] = self._parameters(path, name, child)
             elif name not in of_base:
                 here = f"{path}.{name}" if path else name
                 first = self.context.shared.get(here, "")
@@ -499,18 +498,28 @@ class ClassPlan:
             ),
         )
 
-    def _parameters_of(self, name: str, holder: nn.ParameterList | nn.ParameterDict) -> Expr:
-        """A list or dictionary of parameters."""
-        made = {
-            key: self._made_parameter(f"{name}.{key}", value, self._all.of_element(name, value))
-            for key, value in holder._parameters.items()
-            if value is not None
-        }
-        items: Expr = Dictionary(tuple(made.items()))
-        if isinstance(holder, nn.ParameterList):
-            items = Display(tuple(made.values()))
-        kind = type(holder).__name__
-        return Call(Reference(f"nn.{kind}", describe.NN), (_positional("values", items),))
+    def _parameters(
+        self, path: str, name: str, holder: nn.ParameterList | nn.ParameterDict
+    ) -> Expr:
+        """A list or dict of parameters, with what they are before training."""
+        items = {k: self._parameter(path, f"{name}.{k}", p) for k, p in holder._parameters.items()}
+        whole = isinstance(holder, nn.ParameterDict) or list(items) == [
+            str(i) for i in range(len(holder))
+        ]
+        if type(holder) not in (nn.ParameterList, nn.ParameterDict) or len(items) != len(holder):
+            whole = False
+        if not whole:
+            raise WriterError(
+                f"{self.cls.__name__}.{name} at {path or 'the network itself'}: a "
+                f"{type(holder).__name__} of more than parameters cannot be written; expected an "
+                f"nn.ParameterList or nn.ParameterDict of parameters"
+            )
+        shown: Expr = (
+            Dictionary(tuple(items.items()))
+            if isinstance(holder, nn.ParameterDict)
+            else Display(tuple(items.values()))
+        )
+        return Call(describe.nn_reference(type(holder)), (_positional("values", shown),))
 
     def _warn(self, line: str) -> None:
         if line not in self.context.warnings:
@@ -591,6 +600,16 @@ def _record_of_own(
             )
         record[name] = value if isinstance(value, Expr) else Literal(value)
     return record
+
+
+def _listed(module: nn.Module) -> list[str]:
+    """The parameters in lists and dicts of a module: `ws.0`."""
+    return [
+        f"{name}.{key}"
+        for name, child in module._modules.items()
+        if isinstance(child, (nn.ParameterList, nn.ParameterDict))
+        for key in child._parameters
+    ]
 
 
 def _positional(name: str, value: Expr) -> Argument:

@@ -436,7 +436,7 @@ def _is_package(name: str) -> bool:
 
 
 def _holds_stand(value: Any) -> bool:
-    if isinstance(value, dict) and type(value) is not Stand:
+    if type(value) is dict:
         return any(map(_holds_stand, value.values()))
     if type(value) in (tuple, list):
         return any(map(_holds_stand, value))

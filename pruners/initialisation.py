@@ -38,6 +38,8 @@ _ENDS = frozenset(
     {"num_classes", "n_classes", "nclasses", "classes", "num_outputs", "out_dim"}
     | {"in_channels", "in_chans", "input_channels", "num_input_channels"}
 )
+_REGISTER = frozenset({"add_module", "register_module", "register_buffer", "register_parameter"})
+_GROW = frozenset({"append", "extend", "insert", "update", "add_module"})
 _FILLS = frozenset(
     {
         "fill_",
@@ -103,8 +105,14 @@ def _makes(tree: ast.AST, methods: Mapping[str, list[cst.FunctionDef]], seen: se
         ):
             return True
         match node:
+            case ast.Assign([ast.Subscript(ast.Attribute(ast.Name("self")))]):
+                return True
+            case ast.Call(ast.Attribute(ast.Attribute(ast.Name("self")), name)) if name in _GROW:
+                return True
+            case ast.Call(ast.Name("setattr"), [ast.Name("self"), *_]):
+                return True
             case ast.Call(func=ast.Attribute(value=ast.Name(id="self"), attr=name)):
-                if name in ("add_module", "register_module", "register_buffer"):
+                if name in _REGISTER:
                     return True
                 if name in methods and name not in seen:
                     seen.add(name)

@@ -110,6 +110,7 @@ class Writer:
         imports = Imports()
         definitions = Definitions(sources.of, imports)
         definitions.claim(root)
+        defaults = _defaults(root, sources)
         self._context = Context(
             network=network,
             rewrites=rewrites,
@@ -120,8 +121,8 @@ class Writer:
             classes=classes,
             free=open_arguments(network, sources),
             read_of_others=_read_of_others(classes, sources),
-            given=given_arguments(network, sources),
-            defaults=_defaults(root, sources),
+            given=given_arguments(network, sources, defaults),
+            defaults=defaults,
             shared=shared_modules(network),
             child=self._child,
         )

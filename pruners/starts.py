@@ -12,8 +12,10 @@ the shape that the instance has (of the same values, where no weights file bring
 from __future__ import annotations
 
 import ast
+import builtins
 import copy
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +28,7 @@ from pruners.definitions import Node
 from pruners.errors import WriterError
 from pruners.expressions import HOLE, Argument, Expr, Literal, Verbatim
 from pruners.initialisation import parameters_of
-from pruners.origin import ModuleSource, Sources, attributes_read, code_of, init_of
+from pruners.origin import ModuleSource, Sources, attributes_read, code_of, init_of, text_of
 
 _MAKERS = frozenset(
     {"ones", "zeros", "rand", "randn", "empty", "full", "Tensor", "FloatTensor", "normal"}
@@ -85,33 +87,6 @@ class Starts:
             return [None] * len(self.instances)
         return [None] * len(self.instances)
 
-    def of_element(self, name: str, tensor: Tensor) -> Verbatim | None:
-        """How a parameter in the ParameterList or ParameterDict `self.NAME` begins.
-
-        Known where the source makes all elements of that many dimensions by one call, such as
-        `torch.ones(channels, 1, 1)`, and nothing more is done to it.
-        """
-        for init, _ in self.inits:
-            made = _maker_of(name, init)
-            if made is None:
-                continue
-            finder = _FindSizes(tensor.dim())
-            made.expr.visit(finder)
-            rest = code_of(made.expr).strip()
-            for call in finder.found:
-                rest = rest.replace(code_of(call), "made")
-            arithmetic = any(isinstance(node, ast.BinOp) for node in ast.walk(ast.parse(rest)))
-            makers = {code_of(call) for call in finder.found}
-            if len(makers) != 1 or arithmetic:
-                return None
-            holes: list[Argument] = []
-            sized = _with_sizes(finder.found[0], tensor, holes)
-            if sized is None:
-                return None
-            code = code_of(sized).strip()
-            return Verbatim(code, (), tuple(holes)) if _loaded(code) <= _names_of(holes) else None
-        return None
-
     def from_method(self, name: str, methods: Mapping[str, list[cst.FunctionDef]]) -> str:
         """The method that makes the tensor and that `__init__` calls without arguments, or "".
 
@@ -143,7 +118,7 @@ class Starts:
         slim: bool,
     ) -> Start | None:
         module = self.instances[number]
-        tensor = _tensor(module, name)
+        tensor = _tensor(module, name) if _has(module, name) else None
         if tensor is None:
             return None
         expr = _unplaced(_branch(made.expr))
@@ -228,15 +203,15 @@ class Starts:
             if alias is not None and alias in module.__dict__:
                 names[name] = f"self.{alias}"
                 continue
-            value = self._value(name, number, arguments[name])
+            value = self._value(name, number, arguments[name], init)
             known = [i for i, hole in enumerate(holes) if hole.name == name]
             if not known:
                 holes.append(Argument(name, Literal(value)))
             names[name] = f"{HOLE}{known[0] if known else len(holes) - 1}"
         return _renamed(code, names)
 
-    def _value(self, name: str, number: int, parameter: cst.Param) -> Any:
-        given = self.given[number]
+    def _value(self, name: str, number: int, parameter: cst.Param, init: cst.FunctionDef) -> Any:
+        given = self._given(number, init)
         if name in given:
             if given[name] is UNKNOWN:
                 raise _UnknownError
@@ -249,6 +224,15 @@ class Starts:
         elif name in self.defaults:
             return self.defaults[name]
         raise _UnknownError
+
+    def _given(self, number: int, init: cst.FunctionDef) -> Mapping[str, Any]:
+        """What an `__init__` is given: that of the class, or that of a base."""
+        given = self.given[number]
+        for (outer, _), (inner, _) in zip(self.inits, self.inits[1:], strict=False):
+            if outer is init:
+                break
+            given = _handed_on(outer, inner, given)
+        return given
 
     def _method_fits(self, module: nn.Module, method: str, source: ModuleSource) -> bool:
         stand_in = _stand_in(module, without=True)
@@ -273,10 +257,6 @@ class Starts:
         return True
 
 
-def _names_of(holes: Sequence[Argument]) -> set[str]:
-    return {"torch", *(f"{HOLE}{i}" for i in range(len(holes)))}
-
-
 class _UnknownError(Exception):
     """The value of an argument is not known."""
 
@@ -289,45 +269,94 @@ class _Made:
 
 
 def _maker_of(name: str, function: cst.FunctionDef) -> _Made | None:
-    """The expression that a function gives to `self.NAME`, anywhere in it."""
+    """The expression that a function gives to `self.NAME`, anywhere in it.
+
+    `ws.0` is an item of the list or dict of parameters `self.ws`. None where several expressions
+    may have made it, or where the branch that makes it does more with it: which of it ran is not
+    known.
+    """
     if not isinstance(function.body, cst.IndentedBlock):
         return None
-    finder = _FindMaker(name)
+    made: list[_Made] = []
     for i, statement in enumerate(function.body.body):
+        finder = _FindMaker(name)
         statement.visit(finder)
-        if finder.found is not None:
-            before = [s for s in function.body.body[:i] if isinstance(s, cst.BaseStatement)]
-            # In a branch: what else the branch does is not followed.
-            return _Made(finder.found, before)
-    return None
+        if not finder.found or not isinstance(statement, cst.BaseStatement):
+            continue
+        if isinstance(statement, cst.BaseCompoundStatement):
+            tensor = f"self.{name.partition('.')[0]}"
+            mentions = [
+                node
+                for node in ast.walk(ast.parse(code_of(statement)))
+                if isinstance(node, ast.Attribute) and ast.unparse(node) == tensor
+            ]
+            if len(mentions) > finder.mentions:
+                return None
+        before = [s for s in function.body.body[:i] if isinstance(s, cst.BaseStatement)]
+        made += [_Made(expr, before) for expr in finder.found]
+    return made[0] if len({code_of(m.expr).strip() for m in made}) == 1 else None
 
 
 class _FindMaker(cst.CSTVisitor):
     def __init__(self, name: str) -> None:
-        self.name = name
-        self.found: cst.BaseExpression | None = None
+        self.name, _, self.key = name.partition(".")
+        self.found: list[cst.BaseExpression] = []
+        self.mentions = 0
+        """How often the code that makes it says `self.NAME`."""
 
     def visit_Assign(self, node: cst.Assign) -> None:  # noqa: N802 - libcst's name
-        self._assigned([t.target for t in node.targets], node.value)
+        for target in node.targets:
+            self._assigned(target.target, node.value)
 
     def visit_AnnAssign(self, node: cst.AnnAssign) -> None:  # noqa: N802
         if node.value is not None:
-            self._assigned([node.target], node.value)
+            self._assigned(node.target, node.value)
 
-    def _assigned(self, targets: Sequence[cst.BaseExpression], value: cst.BaseExpression) -> None:
-        for target in targets:
-            match target:
-                case cst.Attribute(value=cst.Name("self"), attr=cst.Name(self.name)):
-                    if not isinstance(value, cst.Name) or value.value != "None":
-                        self.found = self.found or value
+    def _assigned(self, target: cst.BaseExpression, value: cst.BaseExpression) -> None:
+        match ast.parse(code_of(target).strip(), mode="eval").body:
+            case ast.Attribute(ast.Name("self"), self.name):
+                self.mentions += 1
+                if not isinstance(value, cst.Name) or value.value != "None":
+                    self.found += _items(value, self.key) if self.key else [value]
+            case ast.Subscript(ast.Attribute(ast.Name("self"), self.name), ast.Constant(key)):
+                self.mentions += 1
+                self.found += [value] if str(key) == self.key else []
 
     def visit_Call(self, node: cst.Call) -> None:  # noqa: N802
         match ast.parse(code_of(node).strip(), mode="eval").body:
             case ast.Call(
                 ast.Attribute(ast.Name("self"), "register_buffer" | "register_parameter"),
                 [ast.Constant(self.name), _, *_],
-            ):
-                self.found = self.found or node.args[1].value
+            ) if not self.key:
+                if code_of(node.args[1].value) != "None":
+                    self.found.append(node.args[1].value)
+            case ast.Call(
+                ast.Attribute(ast.Attribute(ast.Name("self"), self.name), "append"), [_]
+            ) if self.key:
+                self.mentions += 1
+                self.found.append(node.args[0].value)
+
+
+def _items(value: cst.BaseExpression, key: str) -> list[cst.BaseExpression]:
+    """What `nn.ParameterList([...])` or `nn.ParameterDict({...})` has at a key."""
+    if not isinstance(value, cst.Call) or not value.args:
+        return []
+    match value.args[0].value:
+        case cst.List(elements=elements) | cst.Tuple(elements=elements):
+            at = int(key) if key.isdigit() else len(elements)
+            starred = any(isinstance(e, cst.StarredElement) for e in elements)
+            return [elements[at].value] if at < len(elements) and not starred else []
+        case cst.ListComp(elt=item) | cst.GeneratorExp(elt=item):
+            return [item]
+        case cst.Dict(elements=pairs):
+            return [
+                pair.value
+                for pair in pairs
+                if isinstance(pair, cst.DictElement) and code_of(pair.key).strip("'\"") == key
+            ]
+        case cst.DictComp(value=item):
+            return [item]
+    return []
 
 
 def _branch(expr: cst.BaseExpression) -> cst.BaseExpression:
@@ -404,11 +433,14 @@ def _stored(tree: ast.AST) -> set[str]:
 
 
 def _calls_on(tree: ast.Module) -> set[str]:
-    """The names that a statement made of one call works on: `nn.init.zeros_(table)`."""
-    match tree.body:
-        case [ast.Expr(ast.Call() as call)]:
-            return {n.id for n in ast.walk(call) if isinstance(n, ast.Name)}
-    return set()
+    """The names that calls made for their effect work on: `nn.init.zeros_(table)`."""
+    return {
+        name.id
+        for statement in ast.walk(tree)
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call)
+        for name in ast.walk(statement)
+        if isinstance(name, ast.Name)
+    }
 
 
 def _touches_self(tree: ast.AST) -> bool:
@@ -430,12 +462,70 @@ def _loaded(code: str) -> set[str]:
     }
 
 
+def _handed_on(
+    outer: cst.FunctionDef, inner: cst.FunctionDef, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the `__init__` of a base is given by that of a derived class."""
+    tree = ast.parse(code_of(outer))
+    calls = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "__init__"
+    ]
+    names = [p.name.value for p in parameters_of(inner)]
+    if len(calls) != 1:
+        return dict.fromkeys(names, UNKNOWN)
+    own = {p.name.value: p for p in parameters_of(outer)}
+    changed = _stored(tree)
+    passed = _passed(calls[0], [n for n in names if n != "self"])
+    if passed is None:
+        return dict.fromkeys(names, UNKNOWN)
+
+    def value_of(expr: ast.expr) -> Any:
+        if isinstance(expr, ast.Name) and expr.id in own and expr.id not in changed:
+            if expr.id in given:
+                return given[expr.id]
+            default = own[expr.id].default
+            return UNKNOWN if default is None else _literal(ast.parse(code_of(default)).body[0])
+        return _literal(expr)
+
+    return {name: value_of(expr) for name, expr in passed.items()}
+
+
+def _passed(call: ast.Call, names: Sequence[str]) -> dict[str, ast.expr] | None:
+    """The expressions that a call gives for arguments; None where it spreads some."""
+    if any(isinstance(a, ast.Starred) for a in call.args) or any(
+        k.arg is None for k in call.keywords
+    ):
+        return None
+    return dict(zip(names, call.args, strict=False)) | {
+        k.arg: k.value for k in call.keywords if k.arg is not None
+    }
+
+
+def _literal(node: ast.AST) -> Any:
+    inner = node.value if isinstance(node, ast.Expr) else node
+    try:
+        return ast.literal_eval(inner)
+    except (ValueError, SyntaxError):
+        return UNKNOWN
+
+
 def _aliases(init: cst.FunctionDef) -> dict[str, str]:
     """Arguments that `__init__` keeps as they are: `self.window = window_size`."""
     found: dict[str, str] = {}
+    stored = Counter(
+        node.attr
+        for node in ast.walk(ast.parse(code_of(init)))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    )
     for statement in init.body.body:
         match ast.parse(code_of(statement)).body:
-            case [ast.Assign([ast.Attribute(ast.Name("self"), attribute)], ast.Name(name))]:
+            case [ast.Assign([ast.Attribute(ast.Name("self"), attribute)], ast.Name(name))] if (
+                stored[attribute] == 1
+            ):
                 found.setdefault(name, attribute)
     return found
 
@@ -550,11 +640,17 @@ def _stand_in(module: nn.Module, without: bool = False) -> nn.Module:
 
 
 def _tensor(module: nn.Module, name: str) -> Tensor | None:
+    holder, _, key = name.rpartition(".")
+    if holder:
+        module, name = module._modules[holder] or nn.Module(), key
     tensor = module._parameters.get(name)
     return module._buffers.get(name) if tensor is None else tensor
 
 
 def _has(module: nn.Module, name: str) -> bool:
+    """Whether the module has such a tensor; `ws.0` is an item of a list."""
+    if "." in name and name.rpartition(".")[0] not in module._modules:
+        return False
     return _tensor(module, name) is not None
 
 
@@ -573,18 +669,24 @@ def _same(a: Tensor | None, b: Tensor) -> bool:
 # --- what a parent gives its children ------------------------------------------------------------
 
 
-def given_arguments(network: nn.Module, sources: Sources) -> dict[str, dict[str, Any]]:
-    """For modules that their parent builds by a call in its `__init__`, the constants it gives.
+def given_arguments(
+    network: nn.Module, sources: Sources, defaults: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """For every module of the user's, the constants that its parent's `__init__` gives it.
 
-    `self.blur = Blur(5, sigma=2.0)` gives `{"blur": {"size": 5, "sigma": 2.0}}`.
+    `self.blur = Blur(5, sigma=2.0)` gives `{"blur": {"size": 5, "sigma": 2.0}}`. Where the call
+    that built a module is not found, in a loop say, what calls in the files give is UNKNOWN, but
+    for what all of them give alike, and an argument of the network that goes down by its name.
     """
     found: dict[str, dict[str, Any]] = {}
+    homes: dict[str, ast.Module] = {}
     for path, module in network.named_modules():
         if type(module).__module__.startswith("torch."):
             continue
         try:
             source = sources.of(type(module).__module__)
             init = init_of(source.class_node(type(module)))
+            homes[source.name] = ast.parse(text_of(source.name))
         except WriterError:
             continue
         if init is None:
@@ -595,7 +697,67 @@ def given_arguments(network: nn.Module, sources: Sources) -> dict[str, dict[str,
             if child is not None and own and _called(call) == type(child).__name__:
                 here = f"{path}.{attribute}".removeprefix(".")
                 found[here] = _bound(type(child), call, sources)
+    anywhere: dict[type, dict[str, Any]] = {}
+    for path, module in network.named_modules():
+        cls = type(module)
+        if not path or path in found or cls.__module__.startswith("torch."):
+            continue
+        if cls not in anywhere:
+            anywhere[cls] = _given_anywhere(cls, list(homes.values()), sources, defaults)
+        found[path] = anywhere[cls]
     return found
+
+
+def _given_anywhere(
+    cls: type, files: Sequence[ast.Module], sources: Sources, defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What any call that may build an instance of a class gives; UNKNOWN where they differ."""
+    try:
+        init = init_of(sources.of(cls.__module__).class_node(cls))
+    except WriterError:
+        return {}
+    if init is None:
+        return {}
+    names = [p.name.value for p in parameters_of(init)][1:]
+    calls = [n for tree in files for n in ast.walk(tree) if isinstance(n, ast.Call)]
+    functions = {id(c.func) for c in calls}
+    # The class goes by other names where it is handed on: `self._make_layer(Block, ...)`.
+    handed_on = any(
+        isinstance(n, ast.Name)
+        and n.id == cls.__name__
+        and isinstance(n.ctx, ast.Load)
+        and id(n) not in functions
+        for tree in files
+        for n in ast.walk(tree)
+    )
+    defined = {
+        n.name for t in files for n in ast.walk(t) if isinstance(n, (ast.ClassDef, ast.FunctionDef))
+    }
+    found: dict[str, Any] = {}
+    for call in calls:
+        mine = _called(call) == cls.__name__
+        other = isinstance(call.func, ast.Name) and call.func.id not in defined | _BUILTINS
+        if not mine and not (handed_on and (other or _called(call) == "partial")):
+            continue
+        arguments = call.args[1:] if _called(call) == "partial" else call.args
+        passed = _passed(ast.Call(call.func, arguments, call.keywords), names)
+        if passed is None:
+            return dict.fromkeys(names, UNKNOWN)
+        for name, expr in passed.items():
+            value = _literal(expr)
+            if isinstance(expr, ast.Name) and expr.id == name and name in defaults:
+                value = defaults[name]
+            same = name not in found or found[name] is value or found[name] == value
+            # What some calls leave out has its default there.
+            found[name] = value if same and mine and not handed_on else UNKNOWN
+    counts = Counter(
+        n for c in calls if _called(c) == cls.__name__ for n in _passed(c, names) or ()
+    )
+    total = sum(_called(c) == cls.__name__ for c in calls)
+    return {n: v if counts[n] == total else UNKNOWN for n, v in found.items()}
+
+
+_BUILTINS = frozenset(dir(builtins))
 
 
 def _called(call: ast.Call) -> str:

@@ -159,7 +159,8 @@ def test_a_class_that_is_another_one_now(notebook: Notebook) -> None:
     "change",
     [
         "class Mixin:\n    scale = 3",
-        "Net.forward = lambda self, x: self.fc(F.max_pool2d(self.conv2(self.conv1(x)), 4).view(2, -1))",
+        "Net.forward = lambda self, x: self.fc(\n"
+        "    F.max_pool2d(self.conv2(self.conv1(x)), 4).view(2, -1))",
         "WIDTH = 8\nfor SLOPE in (0.5, 0.25):\n    pass",
         "SLOPE = sorted([0.25, SLOPE + 1])[0]\nSLOPE = float(torch.rand(()))",
         "SLOPE += 1",
