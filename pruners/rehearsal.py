@@ -32,7 +32,9 @@ def edited_code(texts: Mapping[str, str], ran: Iterable[tuple[str, CodeType]]) -
     swaps: dict[CodeType, CodeType] = {}
     for name, code in set(ran):
         for old, new in pairs.get(name, ()):
-            if old.co_firstlineno == code.co_firstlineno and same_code(old, code):
+            # The lines of a cell are others in the text of all cells.
+            lines = old.co_firstlineno == code.co_firstlineno or cells_of(name) is not None
+            if lines and old.co_qualname == code.co_qualname and same_code(old, code):
                 swaps[code] = new
     functions = [
         function

@@ -1229,9 +1229,10 @@ def _once_an_instance(sizes: Sequence[_Size]) -> list[_Size]:
     for size in sizes:
         known = found.setdefault(size.holder, size)
         if known.needed != size.needed:
+            wrong, other = (size, known) if size.given != size.needed else (known, size)
             raise _no(
-                size.correction,
-                f"`{_text(size.expr)}` runs twice and would have to be {_brief(known.needed)}, too",
+                wrong.correction,
+                f"`{_text(size.expr)}` runs twice and would have to be {_brief(other.needed)}, too",
             )
         if known.given != size.given:
             raise _no(size.correction, f"`{_text(size.expr)}` changes from run to run")

@@ -745,11 +745,12 @@ def _given_anywhere(
             return dict.fromkeys(names, UNKNOWN)
         for name, expr in passed.items():
             value = _literal(expr)
-            if isinstance(expr, ast.Name) and expr.id == name and name in defaults:
+            by_name = isinstance(expr, ast.Name) and expr.id == name and name in defaults
+            if by_name:
                 value = defaults[name]
             same = name not in found or found[name] is value or found[name] == value
             # What some calls leave out has its default there.
-            found[name] = value if same and mine and not handed_on else UNKNOWN
+            found[name] = value if same and (by_name or (mine and not handed_on)) else UNKNOWN
     counts = Counter(
         n for c in calls if _called(c) == cls.__name__ for n in _passed(c, names) or ()
     )
