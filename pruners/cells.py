@@ -8,7 +8,6 @@ that cannot be told is left out, and whoever needs it finds no source.
 """
 
 from __future__ import annotations
-
 import __future__
 
 import ast

@@ -16,10 +16,8 @@ from helpers import with_telling_state
 from torch import nn
 from user_files import wide_image
 
-from pruners import PruningResult, WriterError, prune
-from pruners.cells import cells_of
-from pruners.graph_source import MARK, with_source
-from pruners.origin import module_source, text_of
+from pruners import PruningResult, prune
+from pruners.graph_source import MARK
 
 X = wide_image(2, 3, 16, 16)
 
@@ -161,7 +159,7 @@ def test_a_class_that_is_another_one_now(notebook: Notebook) -> None:
     "change",
     [
         "class Mixin:\n    scale = 3",
-        "Net.forward = lambda self, x: self.fc(F.max_pool2d(self.conv2(self.conv1(x)), 4).view(2, -1))",
+        "Net.forward = lambda s, x: s.fc(F.max_pool2d(s.conv2(s.conv1(x)), 4).view(2, -1))",
         "WIDTH = 8\nfor SLOPE in (0.5, 0.25):\n    pass",
         "SLOPE = sorted([0.25, SLOPE + 1])[0]\nSLOPE = float(torch.rand(()))",
         "SLOPE += 1",
@@ -173,7 +171,11 @@ def test_what_the_cells_do_not_say_is_written_from_the_graph(
 ) -> None:
     notebook.run(IMPORTS + HELPERS)
     notebook.run("class Mixin:\n    scale = 2")
-    notebook.run(NET.replace("(nn.Module)", "(nn.Module, Mixin)").replace(")\n        #", ") * self.scale\n        #"))
+    notebook.run(
+        NET.replace("(nn.Module)", "(nn.Module, Mixin)").replace(
+            ")\n        #", ") * self.scale\n        #"
+        )
+    )
     model = notebook.model()
     notebook.run(change)
     assert MARK in written(model).source

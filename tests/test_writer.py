@@ -760,7 +760,9 @@ self.add_module("class", nn.ModuleList([nn.Conv2d(8, 8, 1)]))
         x = self._modules["class"][0](x) * self._parameters["a b"]
         return self.fc(x.mean((2, 3)))
 """
-    cls = user_class(tmp_path, "registered_names", net(more, forward, layers=LAYERS.replace("12", "8")))
+    cls = user_class(
+        tmp_path, "registered_names", net(more, forward, layers=LAYERS.replace("12", "8"))
+    )
     torch.manual_seed(0)
     result = prune(with_telling_state(cls()).double(), wide_image(2, 3, 12, 12), 20)
     assert result.verified().error < 1e-12
@@ -803,7 +805,9 @@ class Net(nn.Module):
     assert result.verified().error < 1e-12
     assert list(result.model.state_dict()) == list(model.state_dict())
     source = result.source
-    assert re.search(r'if \w+:\n +self\.register_buffer\("scale", .*\n +else:\n +self\.scale = None', source)
+    assert re.search(
+        r'if \w+:\n +self\.register_buffer\("scale", .*\n +else:\n +self\.scale = None', source
+    )
     assert re.search(r'if \w+:\n +self\.add_module\(\s*"0a", nn\.Conv2d\(', source)
     assert "self.scale = self" not in source
 
