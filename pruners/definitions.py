@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import libcst as cst
 
@@ -257,14 +257,14 @@ def import_target(statement: str) -> tuple[str, str]:
     return node.names[0].name, ""
 
 
-def public_home(cls: type) -> str:
-    """The shortest package that offers a class of a library under its name."""
+def public_home(cls: Any) -> str:
+    """The shortest package that offers a class or function of a library under its name."""
     parts = cls.__module__.split(".")
     for end in range(1, len(parts)):
         package = sys.modules.get(".".join(parts[:end]))
         if getattr(package, cls.__name__, None) is cls:
             return ".".join(parts[:end])
-    return cls.__module__
+    return str(cls.__module__)
 
 
 def without_foreign_decorators(node: cst.ClassDef, source: ModuleSource) -> cst.ClassDef:

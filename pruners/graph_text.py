@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
+from pruners.definitions import public_home
 from pruners.expressions import is_plain_name, is_writable
 from pruners.graph_trace import Traced
 from pruners.origin import is_library
@@ -388,6 +389,8 @@ class _Writing:
             if not dotted.startswith(("torch.ops.aten.", "torch.ops.prims.")):
                 raise GraphError(f"the operator {target} is none of torch's own")
             return _dotted(dotted)
+        if target in (int, float):  # torch has other names for these
+            return ast.Name(target.__name__, ast.Load())
         known = _functions_of_torch().get(id(target))
         if known is not None:
             return _dotted(known)
@@ -403,8 +406,9 @@ class _Writing:
             return ast.Name(name, ast.Load())
         home = sys.modules.get(module or "")
         if home is not None and _is_plain_name(name) and getattr(home, name, None) is target:
-            dotted = str(module)
-            importable = is_library(dotted) or getattr(home, "__spec__", None) is not None
+            known_to_all = is_library(str(module))
+            dotted = public_home(target) if known_to_all else str(module)
+            importable = known_to_all or getattr(home, "__spec__", None) is not None
             if importable and all(_is_plain_name(part) for part in dotted.split(".")):
                 self._import(name, f"from {dotted} import {name}")
                 return ast.Name(name, ast.Load())
@@ -518,7 +522,8 @@ def _is_pure(node: Node) -> bool:
         return True
     if node.op == "call_method":
         return node.target in _PURE_METHODS
-    known = (getattr, operator.getitem, *_BINARY, *_COMPARE, *_UNARY, *vars(math).values())
+    numbers = (int, float, round, *vars(math).values())
+    known = (getattr, operator.getitem, *numbers, *_BINARY, *_COMPARE, *_UNARY)
     return node.op == "call_function" and any(node.target is f for f in known)
 
 
@@ -542,6 +547,8 @@ def _stem(node: Node) -> str:
         return "check"
     if node.target in _BINARY and not node.meta.get("tensor"):
         return "size"
+    if node.target in (int, float, round):
+        return "number"
     target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     parts = [part for part in target.split(".") if part.isidentifier()]
     return parts[-1].strip("_").lower() or "value" if parts else "value"

@@ -274,7 +274,11 @@ class _Tracer(fx.Tracer):
             bound.arguments[name] = tuple(stand) if many else stand
 
         def run() -> Any:
-            with self._makers_recorded(), self._packages_recorded():
+            with (
+                self._makers_recorded(),
+                self._packages_recorded(),
+                self._conversions_recorded(),
+            ):
                 return call(*bound.args, **bound.kwargs)
 
         return run, []
@@ -301,15 +305,7 @@ class _Tracer(fx.Tracer):
 
             return call
 
-        spaces = [
-            function.__globals__
-            for cls in type(self.module).__mro__
-            for function in vars(cls).values()
-            if isinstance(function, FunctionType) and not is_library(function.__module__ or "")
-        ]
-        own = vars(self.module).get("forward")
-        own = getattr(own, "__func__", own)
-        spaces += [own.__globals__] if isinstance(own, FunctionType) else []
+        spaces = [function.__globals__ for function in self._functions()]
         spaces += [
             vars(value)
             for names in spaces
@@ -328,6 +324,52 @@ class _Tracer(fx.Tracer):
         finally:
             for names, name, value in reversed(changed):
                 names[name] = value
+
+    def _functions(self) -> list[FunctionType]:
+        """The user's own among the methods of the module."""
+        own = vars(self.module).get("forward")
+        found = [getattr(own, "__func__", own)]
+        for cls in type(self.module).__mro__:
+            found += vars(cls).values()
+        return [
+            function
+            for function in found
+            if isinstance(function, FunctionType) and not is_library(function.__module__ or "")
+        ]
+
+    @contextmanager
+    def _conversions_recorded(self) -> Iterator[None]:
+        """`int(x)` and `float(x)` of a stand-in stay calls, although Python wants numbers of them.
+
+        Not where code asks for the type of anything, as it would see another one.
+        """
+
+        def recorded(kind: Any) -> Any:
+            class Meta(type):
+                def __instancecheck__(cls, instance: Any) -> bool:
+                    return isinstance(instance, kind)
+
+                def __call__(cls, *args: Any) -> Any:
+                    if tracer._evaluating or not any(type(a) is Stand for a in args):
+                        return kind(*args)
+                    return tracer.create_proxy("call_function", kind, args, {})
+
+            return Meta(kind.__name__, (), {})
+
+        tracer = self
+        functions = self._functions()
+        asks = any("type" in function.__code__.co_names for function in functions)
+        changed: list[tuple[dict[str, Any], str]] = []
+        try:
+            for names in () if asks else (function.__globals__ for function in functions):
+                for kind in (int, float):
+                    if kind.__name__ not in names:
+                        names[kind.__name__] = recorded(kind)
+                        changed.append((names, kind.__name__))
+            yield
+        finally:
+            for names, name in changed:
+                del names[name]
 
     @contextmanager
     def _makers_recorded(self) -> Iterator[None]:
@@ -436,11 +478,11 @@ def _is_package(name: str) -> bool:
 
 
 def _holds_stand(value: Any) -> bool:
-    if type(value) is dict:
-        return any(map(_holds_stand, value.values()))
-    if type(value) in (tuple, list):
-        return any(map(_holds_stand, value))
-    return type(value) is Stand
+    kind: Any = type(value)
+    if kind is Stand:
+        return True
+    items = value.values() if kind is dict else value if kind in (tuple, list) else ()
+    return any(map(_holds_stand, items))
 
 
 def _concrete(value: Any) -> Any:

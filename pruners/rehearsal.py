@@ -8,10 +8,12 @@ channels, and never a wrong file.
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import CodeType, FunctionType
 
+from pruners.cells import cells_of
 from pruners.errors import WriterError
 from pruners.freshness import same_code
 from pruners.origin import text_of
@@ -33,7 +35,9 @@ def edited_code(texts: Mapping[str, str], ran: Iterable[tuple[str, CodeType]]) -
     for name, code in set(ran):
         for old, new in pairs.get(name, ()):
             # The lines of a cell are others in the text of all cells.
-            lines = old.co_firstlineno == code.co_firstlineno or cells_of(name) is not None
+            lines = (
+                old.co_firstlineno == code.co_firstlineno or cells_of(sys.modules[name]) is not None
+            )
             if lines and old.co_qualname == code.co_qualname and same_code(old, code):
                 swaps[code] = new
     functions = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import linecache
 import sys
@@ -16,8 +17,10 @@ from helpers import with_telling_state
 from torch import nn
 from user_files import wide_image
 
-from pruners import PruningResult, prune
-from pruners.graph_source import MARK
+from pruners import PruningResult, WriterError, prune
+from pruners.cells import cells_of
+from pruners.graph_source import MARK, with_source
+from pruners.origin import module_source, text_of
 
 X = wide_image(2, 3, 16, 16)
 
@@ -39,7 +42,9 @@ class Notebook:
         code = "\n".join("" if line.startswith(("%", "!")) else line for line in text.split("\n"))
         linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
         with pytest.raises(fails) if fails else contextlib.nullcontext():
-            exec(compile(code, name, "exec", dont_inherit=True), self.names)
+            for part in ast.parse(code).body:  # one by one, as IPython does
+                one = ast.Module([part], [])
+                exec(compile(one, name, "exec", dont_inherit=True), self.names)
 
     def model(self, call: str = "Net()") -> Any:
         torch.manual_seed(0)
@@ -159,8 +164,7 @@ def test_a_class_that_is_another_one_now(notebook: Notebook) -> None:
     "change",
     [
         "class Mixin:\n    scale = 3",
-        "Net.forward = lambda self, x: self.fc(\n"
-        "    F.max_pool2d(self.conv2(self.conv1(x)), 4).view(2, -1))",
+        "Net.forward = lambda s, x: s.fc(F.max_pool2d(s.conv2(s.conv1(x)), 4).view(2, -1))",
         "WIDTH = 8\nfor SLOPE in (0.5, 0.25):\n    pass",
         "SLOPE = sorted([0.25, SLOPE + 1])[0]\nSLOPE = float(torch.rand(()))",
         "SLOPE += 1",
@@ -180,3 +184,93 @@ def test_what_the_cells_do_not_say_is_written_from_the_graph(
     model = notebook.model()
     notebook.run(change)
     assert MARK in written(model).source
+
+
+def test_instances_of_a_class_from_before_and_after(notebook: Notebook) -> None:
+    notebook.run(IMPORTS)
+    block = """\
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(8, 8, 1)
+
+        def forward(self, x):
+            return F.relu(self.conv(x))
+    """
+    notebook.run(block)
+    notebook.run("old = Block()")
+    notebook.run(block)
+    notebook.run("class Net(nn.Sequential):\n    pass")
+    notebook.run("layers = nn.Conv2d(3, 8, 1), old, Block(), nn.Conv2d(8, 4, 1)")
+    text = written(notebook.model("Net(*layers)"), 30).source
+    assert "class Block(nn.Module):" in text
+    assert "class Block2(nn.Module):" in text
+
+
+def test_what_a_cell_may_hold(notebook: Notebook) -> None:
+    notebook.run("from __future__ import annotations\nimport torch\nimport missing", ImportError)
+    notebook.run("try:\n    import missing as np\nexcept ImportError:\n    import numpy as np")
+    notebook.run("from math import *\nimport dataclasses; from torch import nn")
+    notebook.run(
+        """
+        @dataclasses.dataclass
+        class Sizes:
+            width: int = 8
+            scale: float = sqrt(2)
+
+        A, B = 2, [3]
+        SIZES = Sizes(4); C: int = A + 1  # two on a line
+        D, E = (x for x in (1, 2))
+        LOADED = open
+        READ = torch.load
+        ran = print("once")
+
+        def helper(x: float):
+            return x * np.float64(SIZES.scale) * A * B[0] * C * sqrt(4)
+
+        class Outer:
+            class Net(nn.Module):
+                def __init__(self):
+                    super().__init__()
+                    self.conv1 = nn.Conv2d(3, SIZES.width, 3)
+                    self.conv2 = nn.Conv2d(SIZES.width, 4, 3)
+
+                @torch.no_grad()
+                def forward(self, x):
+                    return self.conv2(helper(self.conv1(x)))
+        """
+    )
+    notebook.run("for i in range(2):\n    print(await_me) if i > 5 else None")
+    cells = cells_of(notebook.module)
+    assert cells is not None
+    assert "once" not in cells.text
+    assert "missing\n" not in cells.text
+    assert "D, E" not in cells.text
+    assert cells.classes == {"Sizes", "Outer", "Outer.Net"}
+    notebook.run("class Net(Outer.Net):\n    pass")
+    text = written(notebook.model(), 20).source
+    assert MARK not in text
+    assert "SIZES = Sizes(4)" in text
+    assert "import numpy as np" in text
+
+
+def test_a_number_that_cannot_be_placed_stays(notebook: Notebook) -> None:
+    """Two functions of one name and text: which one runs is not known, so its width is kept."""
+    notebook.run(IMPORTS + HELPERS.replace("WIDTH = 4", "WIDTH = 8"))
+    twice = "(lambda y: y.view(-1, 8 * 4 * 4))(x) + (lambda y: y.view(-1, 8 * 4 * 4))(x)"
+    notebook.run(NET.replace("x.view(-1, 8 * 4 * 4)", twice))
+    result = written(notebook.model(), 10)
+    assert result.model.conv2.out_channels == 8
+    assert result.model.conv1.out_channels < 8
+
+
+def test_modules_that_are_no_notebook(notebook: Notebook) -> None:
+    name = notebook.module.__name__
+    with pytest.raises(WriterError, match=r"^module \w+: has no source file; put its classes"):
+        text_of(name)
+    notebook.names["In"] = "spoilt"
+    assert cells_of(notebook.module) is None
+    notebook.names["In"] = ["", 5, "x = 1", "def broken(:"]
+    notebook.names["x"] = 1
+    assert module_source(name).definitions.keys() == {"x"}
+    assert with_source(nn.Linear(2, 2), [(torch.ones(1, 2),)]).notes == ()

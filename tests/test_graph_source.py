@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 import textwrap
 import types
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from helpers import with_telling_state
+from scipy.ndimage import gaussian_filter
 from torch import Tensor, fx, nn
 from torchvision.models import get_model, resnet18
 from torchvision.models.feature_extraction import create_feature_extractor
@@ -274,10 +277,10 @@ def test_a_branch_that_the_examples_take_differently_is_refused() -> None:
 def test_a_forward_that_cannot_be_traced() -> None:
     forward = """
     def forward(self, x):
-        seen = x.detach().numpy()
-        return self.conv2(self.conv1(torch.from_numpy(seen * 2)))
+        seen = np.frombuffer(x.detach().numpy().tobytes())
+        return self.conv2(self.conv1(x * seen.max()))
     """
-    result = prune(net(forward, "del self.fc, self.bn1"), X, 40)
+    result = prune(net(forward, "del self.fc, self.bn1", np=np), X, 40)
     assert result.kept  # what to remove is known all the same
     with pytest.raises(
         WriterError,
@@ -285,6 +288,82 @@ def test_a_forward_that_cannot_be_traced() -> None:
         r"\(\w+: .*\); put the class into a \.py file and import it from there$",
     ):
         result.source  # noqa: B018
+
+
+def test_values_through_numpy_and_numbers_are_computed_again() -> None:
+    forward = """
+    def forward(self, x):
+        seen = np.asarray(x.detach()).astype(np.float32)
+        seen *= 2
+        low = float(np.abs(seen).min())
+        first, second = x.amax((0, 2, 3)).tolist()[:2]
+        x = x + torch.from_numpy(gaussian_filter(seen, 1) + np.ones(1)).to(x.dtype)
+        x = F.interpolate(self.conv1(x), (int(x.shape[2] * 0.5), math.floor(x.shape[3] / 3)))
+        return self.conv2(x * x.new_tensor([[low]]) + torch.full((), second)) * (1 + first)
+    """
+    names = {"np": np, "math": math, "gaussian_filter": gaussian_filter}
+    model: Any = net(forward, "del self.fc, self.bn1", **names)
+    result = written(model)
+    text = result.source
+    assert "import numpy as np\n" in text
+    assert "from scipy.ndimage import gaussian_filter\n" in text
+    assert "int(x.shape[2] * 0.5)" in text
+    assert "np.float32" in text
+    assert not any("for good" in warning for warning in result.report.warnings)
+    # Nothing of the example is left in the text.
+    other = wide_image(3, 3, 20, 13)
+    whole = prune(model, X, 0)
+    torch.testing.assert_close(whole.model(other), model(other), rtol=1e-10, atol=1e-12)
+    assert {"int", "float"}.isdisjoint(vars(type(model))["forward"].__globals__)
+    assert np.asarray([1.0]).sum() == 1
+
+
+def test_code_that_asks_for_types_sees_numbers() -> None:
+    forward = """
+    def forward(self, x):
+        size = int(x.shape[2] * 0.5)
+        return F.interpolate(self.conv2(self.conv1(x)), size) if type(size) is int else x
+    """
+    result = written(net(forward, "del self.fc, self.bn1"))
+    assert "F.interpolate(self.conv2(self.conv1(x)), size=8)" in result.source
+    assert any("as 8 for good" in warning for warning in result.report.warnings)
+
+
+def test_arguments_given_through_a_dictionary(tmp_path: Any) -> None:
+    text = """
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(8, 8, 1)
+
+        def forward(self, x, **options):
+            x = self.conv(x) * options.get("gain", 1.0)
+            return x + options["shift"] if options.get("shifted") else x
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1 = nn.Conv2d(3, 8, 3)
+            self.block, self.other = Block(), Block()
+            self.fc = nn.Linear(8, 4)
+
+        def forward(self, x):
+            x = self.block(self.conv1(x), gain=2.0, shift=x.mean(), shifted=True)
+            return self.fc(self.other(x).mean((2, 3)))
+    """
+    torch.manual_seed(0)
+    result = written(typed_in(text)().double())
+    assert "def forward(self, x, *, gain, shift, shifted):\n" in result.source
+    assert "return self.conv(x) * gain + shift\n" in result.source
+    assert any("shifted as True for good" in w for w in result.report.warnings)
+    # One that calls it in a way that no text could.
+    odd = text.replace("gain=2.0,", "**{'a b': 1},").replace("Block(), Block()", "block(), block()")
+    net_text = textwrap.dedent(odd[odd.index("    class Net") :])
+    net_text = net_text.replace("__init__(self)", "__init__(self, block)")
+    block: Any = type(typed_in(text)().block)
+    model = user_class(tmp_path, "given_by_name", net_text)(block).double()
+    with pytest.raises(WriterError, match=r"its forward is given 'a b' by name\); put the class"):
+        prune(model, X, 40).source  # noqa: B018
 
 
 def test_modes_are_followed() -> None:
