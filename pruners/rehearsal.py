@@ -34,11 +34,11 @@ def edited_code(texts: Mapping[str, str], ran: Iterable[tuple[str, CodeType]]) -
     swaps: dict[CodeType, CodeType] = {}
     for name, code in set(ran):
         for old, new in pairs.get(name, ()):
-            # The lines of a cell are others in the text of all cells.
-            lines = (
-                old.co_firstlineno == code.co_firstlineno or cells_of(sys.modules[name]) is not None
-            )
-            if lines and old.co_qualname == code.co_qualname and same_code(old, code):
+            # The lines of a cell are others in the text of all cells, and names that another
+            # cell imports are called by other instructions.
+            in_cell = cells_of(sys.modules[name]) is not None
+            same = in_cell or (old.co_firstlineno == code.co_firstlineno and same_code(old, code))
+            if same and old.co_qualname == code.co_qualname:
                 swaps[code] = new
     functions = [
         function

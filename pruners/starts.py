@@ -730,9 +730,9 @@ def _given_anywhere(
         for tree in files
         for n in ast.walk(tree)
     )
-    defined = {
-        n.name for t in files for n in ast.walk(t) if isinstance(n, (ast.ClassDef, ast.FunctionDef))
-    }
+    nodes = [n for tree in files for n in ast.walk(tree)]
+    defined = {n.name for n in nodes if isinstance(n, (ast.ClassDef, ast.FunctionDef))}
+    defined |= {a.asname or a.name for n in nodes if isinstance(n, ast.ImportFrom) for a in n.names}
     found: dict[str, Any] = {}
     for call in calls:
         mine = _called(call) == cls.__name__
