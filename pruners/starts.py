@@ -213,9 +213,11 @@ class Starts:
     def _value(self, name: str, number: int, parameter: cst.Param, init: cst.FunctionDef) -> Any:
         given = self._given(number, init)
         if name in given:
-            if given[name] is UNKNOWN:
-                raise _UnknownError
-            return given[name]
+            if given[name] is not UNKNOWN:
+                return given[name]
+            if name in self.defaults:
+                return self.defaults[name]  # an argument of the network that goes down by its name
+            raise _UnknownError
         if parameter.default is not None:
             try:
                 return ast.literal_eval(code_of(parameter.default))
