@@ -697,8 +697,12 @@ def fits(model: nn.Module, trace: Trace, units: Units, stays: BoolMask, refuses:
 
 
 def _fits_anyway(trace: Trace) -> bool:
-    """Whether no operator takes a size from the forward, so that nothing can fail to fit."""
-    return not any(tape.sized for tape in trace.tapes) and not trace.graph.unknown
+    """Whether no operator takes a size from the forward, so that nothing can fail to fit.
+
+    What needs real values may go through NumPy and come back, where no operator is seen.
+    """
+    sized = any(tape.sized or not tape.meta for tape in trace.tapes)
+    return not sized and not trace.graph.unknown
 
 
 def _half(units: Units) -> BoolMask:
