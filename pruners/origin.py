@@ -16,7 +16,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import ModuleType
 
@@ -195,6 +195,7 @@ def is_library(module_name: str) -> bool:
     return origin is not None and bool({"site-packages", "dist-packages"} & set(Path(origin).parts))
 
 
+@lru_cache(maxsize=4096)  # nodes are compared by identity, and never changed
 def code_of(node: cst.CSTNode) -> str:
     """The text of a statement, without the indentation of where it stood."""
     return textwrap.dedent(cst.Module([]).code_for_node(node))
