@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import image
+from helpers import image, scripted
 from torch import Tensor, nn
 
 from pruners import PrunerError, UnsupportedNetworkError, prune
@@ -123,8 +123,8 @@ def test_wrappers_are_taken_off_one_after_the_other() -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_scripted_and_quantized_modules_are_refused() -> None:
-    for scripted in (torch.jit.script(Single()), torch.jit.trace(Single(), X)):
-        refused(scripted, X, r"ScriptModule.* has no Python source; give the module that it was")
+    for module in (scripted(Single()), torch.jit.trace(Single(), X)):
+        refused(module, X, r"ScriptModule.* has no Python source; give the module that it was")
     quantized = nn.Sequential(
         nn.Flatten(),
         nn.Linear(192, 8),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import image, with_telling_state
+from helpers import image, scripted, with_telling_state
 from torch import Tensor, nn
 from user_files import difference, wide_image
 
@@ -480,7 +480,7 @@ def test_one_name_instead_of_a_list_of_one() -> None:
 def test_decorated_blocks_are_copied_pickled_and_scripted() -> None:
     block = Basic(6, 6, nn.Conv2d(6, 6, 1)).eval()
     x = image(1, 6, 5, 5)
-    for other in (copy.deepcopy(block), pickle.loads(pickle.dumps(block)), torch.jit.script(block)):
+    for other in (copy.deepcopy(block), pickle.loads(pickle.dumps(block)), scripted(block)):
         assert torch.equal(other(x), block(x))
 
 

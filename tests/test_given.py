@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import with_telling_state
+from helpers import scripted, with_telling_state
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils import prune as torch_prune
@@ -64,14 +64,8 @@ def compiled_inside(model: Any) -> nn.Module:
     return model
 
 
-def scripted(model: nn.Module) -> nn.Module:
-    with pytest.warns(FutureWarning):
-        return torch.jit.script(model)
-
-
 def scripted_inside(model: Any) -> nn.Module:
-    with pytest.warns(FutureWarning):
-        model.conv2 = torch.jit.script(model.conv2)
+    model.conv2 = scripted(model.conv2)
     return model
 
 

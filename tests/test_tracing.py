@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from helpers import scripted
 from oracle import half, parity
 from torch import Tensor, nn
 
@@ -511,7 +512,7 @@ def test_wrappers_are_taken_off_and_scripts_refused() -> None:
         "out.weight",
     }
     with pytest.raises(UnsupportedNetworkError, match="ScriptModule has no Python source"):
-        trace_graph(torch.jit.script(nn.Conv2d(3, 4, 1)), IMAGE)
+        trace_graph(scripted(nn.Conv2d(3, 4, 1)), IMAGE)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 import torchvision
+from helpers import scripted
 from safetensors.torch import load_file
 from torch import nn
 
@@ -173,7 +174,7 @@ def test_convolutions_start_with_he_initialisation():
 @compiled_model
 @pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_scriptable(name):
-    assert torch.jit.script(build(name))(example(name)).shape[0] == 2
+    assert scripted(build(name))(example(name)).shape[0] == 2
 
 
 @compiled_model
