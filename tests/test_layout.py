@@ -14,9 +14,10 @@ PACKAGE = Path(__file__).parent.parent / "pruners"
 def imports() -> nx.DiGraph:
     """Which module of the package imports which, type checking left out."""
     graph = nx.DiGraph()
-    for path in PACKAGE.glob("*.py"):
+    for path in PACKAGE.rglob("*.py"):
         if path.stem == "__init__":
             continue
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
         tree = ast.parse(path.read_text())
         for_types = {
             id(inner)
@@ -29,9 +30,9 @@ def imports() -> nx.DiGraph:
                 continue
             if node.module == "pruners":
                 for alias in node.names:
-                    graph.add_edge(path.stem, alias.name)
+                    graph.add_edge(name, alias.name)
             elif node.module.startswith("pruners."):
-                graph.add_edge(path.stem, node.module.split(".")[1])
+                graph.add_edge(name, node.module.removeprefix("pruners."))
     return graph
 
 

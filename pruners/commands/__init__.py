@@ -1,0 +1,1 @@
+"""The commands of `app.py`, a file each."""

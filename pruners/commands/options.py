@@ -1,0 +1,153 @@
+"""The options that commands share, and what they are turned into."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pruners.architectures import ARCHITECTURES
+from pruners.base import Options
+from pruners.errors import PrunerError
+
+
+def whole(option: str, least: int, about: str) -> Any:
+    """An option that is a whole number; what typer says of other values does not name them."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        # Random number generators take no more than 64 bits.
+        if not least <= value < 2**63:
+            raise PrunerError(f"{option} {text}: expected a whole number of at least {least}")
+        return value
+
+    return typer.Option(parser=parse, metavar="INTEGER", help=about)
+
+
+def percentage(text: str) -> float:
+    """A number; whether it is a percentage is checked with the other options."""
+    try:
+        return float(text)
+    except ValueError:
+        raise PrunerError(
+            f"--prune-pct {text}: expected a percentage of at least 0 and below 100"
+        ) from None
+
+
+Arch = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ARCH",
+        help="A family of the zoo (--list), torchvision:NAME, timm:NAME, or FILE.py:CLASS.",
+    ),
+]
+Depth = Annotated[int | None, whole("--depth", 1, "Which member of the family.")]
+ArchArgs = Annotated[
+    str | None,
+    typer.Option(metavar="JSON", help="Arguments of the class in FILE.py, or of NAME."),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="DEFAULT, or others of torchvision's or timm's own."),
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Weights: .pth or .pt (no code is run), or .safetensors."),
+]
+InputShape = Annotated[
+    str | None, typer.Option(metavar="C,H,W", help="Of one example, such as 3,32,32.")
+]
+NumClasses = Annotated[int | None, whole("--num-classes", 1, "Outputs of the network.")]
+DatasetName = Annotated[
+    str | None, typer.Option("--dataset", metavar="NAME", help="To test and train on (--list).")
+]
+DataDir = Annotated[Path, typer.Option(metavar="DIR", help="Where datasets lie.")]
+Download = Annotated[bool, typer.Option("--download", help="Fetch a dataset that is missing.")]
+Seed = Annotated[int, whole("--seed", 0, "Of all random numbers.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
+PrunePct = Annotated[
+    float,
+    typer.Option(parser=percentage, metavar="PERCENT", help="How much goes: 0 to below 100."),
+]
+TargetName = Annotated[str, typer.Option("--target", help="Percent of params, macs or channels.")]
+Measure = Annotated[str, typer.Option(help="How channels are scored.")]
+Method = Annotated[str, typer.Option(help="Ranked Global or Local.")]
+MinFilters = Annotated[int, whole("--min-filters", 1, "No layer becomes narrower.")]
+RoundTo = Annotated[int, whole("--round-to", 1, "Widths become multiples of this.")]
+Ignore = Annotated[
+    list[str] | None,
+    typer.Option(metavar="GLOB", help="Layers that keep their outputs; repeatable."),
+]
+ExactOnly = Annotated[
+    bool,
+    typer.Option("--exact-only", help="Keep channels that a norm over channels counts."),
+]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the model file and manifest.")]
+WeightsOut = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the weights.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+SELECTION = (
+    "prune_pct",
+    "target",
+    "measure",
+    "method",
+    "min_filters",
+    "round_to",
+    "ignore",
+    "exact_only",
+)
+"""The parameters of a command that say what is pruned."""
+
+
+def options_of(
+    prune_pct: float,
+    target: str,
+    measure: str,
+    method: str,
+    min_filters: int,
+    round_to: int,
+    ignore: list[str] | None,
+    seed: int,
+    exact_only: bool,
+) -> Options:
+    return Options(
+        prune_pct,
+        target,  # type: ignore[arg-type]  # unchecked text, until the budget is made
+        measure,
+        method,
+        min_filters,
+        round_to,
+        tuple(ignore or ()),
+        seed,
+        exact_only,
+    )
+
+
+def given(arch: str | None) -> str:
+    if arch is None:
+        raise PrunerError(
+            f"--arch: missing; expected {', '.join(ARCHITECTURES)}, "
+            f"torchvision:NAME, timm:NAME or FILE.py:CLASS; "
+            f"`python app.py --list` shows all"
+        )
+    return arch
+
+
+def refuse_options(ctx: typer.Context) -> None:
+    """Options before the name of a subcommand would have no effect."""
+    names = [name for name in ctx.params if name != "debug"]
+    refuse_given(ctx, names, f"put it after {ctx.invoked_subcommand}")
+
+
+def refuse_given(ctx: typer.Context, names: Sequence[str], why: str) -> None:
+    """PrunerError where one of these parameters was given on the command line."""
+    for name in names:
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise PrunerError(f"--{name.replace('_', '-')}: {why}")

@@ -1,0 +1,151 @@
+"""`python app.py --arch resnet --prune-pct 50`: a slimmer network, as source."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pruners import analysis
+from pruners.architectures import setup_pruner
+from pruners.commands.options import (
+    Arch,
+    ArchArgs,
+    AsJson,
+    Checkpoint,
+    DataDir,
+    DatasetName,
+    Debug,
+    Depth,
+    Device,
+    Download,
+    ExactOnly,
+    Ignore,
+    InputShape,
+    Measure,
+    Method,
+    MinFilters,
+    NumClasses,
+    Out,
+    PrunePct,
+    RoundTo,
+    Seed,
+    TargetName,
+    Weights,
+    WeightsOut,
+    given,
+    options_of,
+    refuse_options,
+    whole,
+)
+from pruners.errors import PrunerError
+from pruners.job import Data, Job, run_job
+from pruners.networks import Request, find_network
+from pruners.progress import note
+from pruners.tables import as_json, described, offer, show_offer, show_result
+from pruners.version import __version__
+
+
+def prune_command(
+    ctx: typer.Context,
+    arch: Arch = None,
+    depth: Depth = None,
+    arch_args: ArchArgs = None,
+    weights: Weights = None,
+    checkpoint: Checkpoint = None,
+    input_shape: InputShape = None,
+    num_classes: NumClasses = None,
+    dataset: DatasetName = None,
+    data_dir: DataDir = Path("data"),
+    download: Download = False,
+    prune_pct: PrunePct = 50,
+    target: TargetName = "params",
+    measure: Measure = "ChannelNorm",
+    method: Method = "Global",
+    min_filters: MinFilters = 2,
+    round_to: RoundTo = 1,
+    ignore: Ignore = None,
+    exact_only: ExactOnly = False,
+    finetune_epochs: Annotated[
+        int, whole("--finetune-epochs", 0, "Train the pruned network on the dataset.")
+    ] = 0,
+    out: Out = Path("generated"),
+    weights_out: WeightsOut = Path("models/pruned"),
+    name: Annotated[str, typer.Option(help="Stem of the files, such as resnet20_50.")] = "",
+    seed: Seed = 0,
+    device: Device = "cpu",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Compute everything, write nothing.")
+    ] = False,
+    check_decorators: Annotated[
+        bool,
+        typer.Option("--check-decorators", help="Hold the decorators against a run; do no more."),
+    ] = False,
+    json: AsJson = False,
+    listing: Annotated[bool, typer.Option("--list", help="Show everything on offer.")] = False,
+    debug: Debug = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    """Remove whole channels from a network; write the slimmer network as source code."""
+    if ctx.invoked_subcommand is not None:
+        return refuse_options(ctx)
+    if version:
+        return print(f"pruners {__version__}")
+    if listing:
+        return print(as_json(offer())) if json else show_offer()
+    job = Job(
+        Request(
+            given(arch),
+            depth,
+            arch_args,
+            input_shape,
+            num_classes,
+            checkpoint,
+            seed,
+            device,
+            weights,
+        ),
+        options_of(
+            prune_pct, target, measure, method, min_filters, round_to, ignore, seed, exact_only
+        ),
+        Data(dataset, data_dir, download) if dataset is not None else None,
+        finetune_epochs,
+        out,
+        weights_out,
+        name,
+        dry_run,
+    )
+    if check_decorators:
+        return _check_decorators(job)
+    # A user's network may print.
+    with redirect_stdout(sys.stderr):
+        finished = run_job(job, setup_pruner(job.request.arch), ctx.obj)
+    if json:
+        return print(as_json(described(finished)))
+    show_result(finished)
+    if dry_run:
+        note("dry run: nothing was written")
+    return None
+
+
+def _check_decorators(job: Job) -> None:
+    """Print whether what the decorators say and what a run shows are the same."""
+    setup_pruner(job.request.arch)
+    with redirect_stdout(sys.stderr):
+        splits = job.data.load(job.request.input_shape) if job.data is not None else None
+        network = find_network(job.request, splits, shipped=False)
+        inputs = network.example_inputs(job.options.seed)
+        count, lines = analysis.check_decorators(network.model, inputs)
+    if lines:
+        print("\n".join(lines))
+        differ = sum(not line.startswith(" ") for line in lines)
+        raise PrunerError(
+            f"{network.name}: decorators and trace differ on {differ} axes; correct the "
+            f"decorators, or leave them out"
+        )
+    blocks = f"{count} decorated block{'s' if count > 1 else ''}"
+    print(f"{network.name}: {blocks if count else 'no decorated blocks'}", end="")
+    print("; decorators and trace agree" if count else "; the trace alone finds what goes together")
