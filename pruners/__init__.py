@@ -10,6 +10,7 @@ result.save("generated")
 
 from pruners.base import BasicPruning, Options, PruningResult, Saved, prune
 from pruners.blocks import register_calculator, register_transfer_func, register_writer
+from pruners.calibration import Calibration
 from pruners.channel_graph import Axis, ChannelGraph, Coupling, Kept, Units
 from pruners.decorators import (
     basic_block,
@@ -31,6 +32,8 @@ from pruners.dependencies import (
     split_and_aggregate_backbone,
 )
 from pruners.errors import PrunerError, UnsupportedNetworkError, VerificationError, WriterError
+from pruners.measures import ScoringMeasure
+from pruners.methods import ScoredLayer
 from pruners.model_writers import (
     Writer,
     write_activation,
@@ -43,20 +46,36 @@ from pruners.model_writers import (
     write_pooling,
     write_sequential,
 )
-from pruners.registry import MODELS, register_model
-from pruners.scoring import SCORING_MEASURES
+from pruners.registry import (
+    DATASETS,
+    MLP_MODEL,
+    MODEL_DATA,
+    MODELS,
+    PRUNING_METHODS,
+    SCORING_MEASURES,
+    register_dataset,
+    register_measure,
+    register_method,
+    register_mlp,
+    register_model,
+)
 from pruners.version import __version__
 from pruners.weight_transfer import WeightTransferUnit
 from pruners.write_source import WrittenSource, write_source
 
 __all__ = [
+    "DATASETS",
+    "MLP_MODEL",
     "MODELS",
+    "MODEL_DATA",
+    "PRUNING_METHODS",
     "SCORING_MEASURES",
     "Axis",
     "Backbone",
     "BackboneCalculator",
     "BasicPruning",
     "Block",
+    "Calibration",
     "ChannelGraph",
     "Coupling",
     "DependencyCalculator",
@@ -66,6 +85,8 @@ __all__ = [
     "PrunerError",
     "PruningResult",
     "Saved",
+    "ScoredLayer",
+    "ScoringMeasure",
     "Units",
     "UnsupportedNetworkError",
     "VerificationError",
@@ -82,6 +103,10 @@ __all__ = [
     "mb_conv",
     "prune",
     "register_calculator",
+    "register_dataset",
+    "register_measure",
+    "register_method",
+    "register_mlp",
     "register_model",
     "register_transfer_func",
     "register_writer",

@@ -9,9 +9,9 @@ Each step is a function of what came before it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,16 +21,18 @@ from torch import Tensor, nn
 
 from pruners.analysis import analyse, positional_examples
 from pruners.ancestry import pruned_before, record_of
+from pruners.calibration import Calibration
 from pruners.channel_graph import ChannelGraph, Kept, Units, kept_of
-from pruners.errors import PrunerError, WriterError
+from pruners.errors import PrunerError, WriterError, did_you_mean
 from pruners.given import check_examples, check_given, hooked
 from pruners.graph_source import with_source
 from pruners.methods import Budget, Target, select
 from pruners.metrics import count_macs
 from pruners.model_writers import Writer
+from pruners.registry import measure_named, method_named
 from pruners.replay import corrections_of, fits, restricted
 from pruners.report import Report, header, manifest, report_on
-from pruners.scoring import measure_named, score_units
+from pruners.scoring import AGGREGATES, NORMALIZERS, Scored, score_units
 from pruners.sizes import Rewrites, refused, rewrites
 from pruners.tracing import Trace, nested_tensors, unwrapped
 from pruners.verify import Outcome, expected_outputs, with_telling_state
@@ -53,9 +55,36 @@ class Options:
     ignore: tuple[str, ...] = ()
     seed: int = 0
     exact_only: bool = False
+    measure_args: Mapping[str, Any] = field(default_factory=dict)
+    normalizer: str | None = None
+    aggregate: str = "mean"
+    max_ratio: float | None = None
+    ratio: tuple[tuple[str, float], ...] = ()
 
     def budget(self) -> Budget:
-        return Budget(self.prune_pct, self.target, self.min_filters, self.round_to)
+        return Budget(
+            self.prune_pct,
+            self.target,
+            self.min_filters,
+            self.round_to,
+            self.max_ratio,
+            self.ratio,
+        )
+
+    def check(self) -> None:
+        """PrunerError for what would otherwise fail only after long work."""
+        self.budget()
+        measure_named(self.measure, self.measure_args)
+        method_named(self.method)
+        for option, value, known in (
+            ("--normalizer", self.normalizer, NORMALIZERS),
+            ("--aggregate", self.aggregate, AGGREGATES),
+        ):
+            if value is not None and value not in known:
+                raise PrunerError(
+                    f"{option} {value}: unknown{did_you_mean(value, known)}; "
+                    f"expected one of {', '.join(known)}"
+                )
 
 
 class BasicPruning:
@@ -72,6 +101,8 @@ class BasicPruning:
         example_inputs: one tensor, a tuple of positional inputs, a dict of named ones, or a list
             of several of these; the first dimension is the batch.
         fileName, netName: for this network alone, instead of the class's.
+        calibration: data, for measures that need activations or gradients.
+        progress: show how far long work is.
 
     Raises:
         PrunerError: a name cannot be that of a file or a function.
@@ -88,7 +119,10 @@ class BasicPruning:
         *,
         fileName: str = "",
         netName: str = "",
+        calibration: Calibration | None = None,
+        progress: bool = False,
     ) -> None:
+        options.check()
         model = unwrapped(model)
         check_given(model)
         self.original = model
@@ -98,6 +132,8 @@ class BasicPruning:
         self.model = self.sourced.network
         self.example_inputs = self.examples[0]
         self.options = options
+        self.calibration = calibration
+        self.progress = progress
         record = record_of(type(model))
         known, stem = (record.network, record.path.stem) if record is not None else ("", "")
         self.netName = netName or self.netName or known or type(self.model).__name__
@@ -110,18 +146,39 @@ class BasicPruning:
     def run(self) -> PruningResult:
         """Graph, scores and selection; source, weights and verification follow on request."""
         options, budget = self.options, self.options.budget()
-        measure = measure_named(options.measure)
         trace = self.analysis()
         graph = trace.graph
         while True:
             units = graph.units()
             if options.prune_pct and units.frozen.all():
                 raise PrunerError(_nothing_to_remove(self.netName, units))
-            scores = score_units(self.model, graph, units, measure)
-            stays = select(graph, units, scores, budget, options.method)
+            scored = self.scored(trace, units)
+            method = method_named(options.method)
+            device = next(iter(self.model.state_dict().values())).device
+            stays = select(
+                graph, units, scored.units, budget, method, name=options.method, device=device
+            )
             # Half of every group fits; other widths may need two numbers where one is written.
             if fits(self.model, trace, units, stays, refused):
-                return PruningResult(self, trace, units, kept_of(graph.shapes, units, stays))
+                kept = kept_of(graph.shapes, units, stays)
+                return PruningResult(self, trace, units, kept, scored)
+
+    def scored(self, trace: Trace, units: Units) -> Scored:
+        """How much every unit matters, by the measure of the options."""
+        options = self.options
+        return score_units(
+            self.model,
+            trace.graph,
+            units,
+            measure_named(options.measure, options.measure_args),
+            options.aggregate,
+            trace=trace,
+            name=options.measure,
+            calibration=self.calibration,
+            normalizer=options.normalizer,
+            seed=options.seed,
+            progress=self.progress,
+        )
 
     def analysis(self) -> Trace:
         """Which channels must go together, and the runs that showed it."""
@@ -140,14 +197,18 @@ class PruningResult(Written):
     Attributes:
         kept: for every parameter and buffer, for every dimension, the ascending indices (int64
             arrays) that stay of the full network.
+        scored: what the measure said of every layer and unit.
         state_dict: the surviving weights.
     """
 
-    def __init__(self, pruning: BasicPruning, trace: Trace, units: Units, kept: Kept) -> None:
+    def __init__(
+        self, pruning: BasicPruning, trace: Trace, units: Units, kept: Kept, scored: Scored
+    ) -> None:
         self.pruning = pruning
         self.trace = trace
         self.units = units
         self.kept = kept
+        self.scored = scored
         self.fileName, self.factory_name = pruning.fileName, pruning.netName.lower()
         self.given, self.examples = pruning.model, pruning.examples
         self.state_dict = transfer(pruning.model, kept)
@@ -278,6 +339,13 @@ def prune(
     name: str | None = None,
     seed: int = 0,
     exact_only: bool = False,
+    measure_args: Mapping[str, Any] | None = None,
+    normalizer: str | None = None,
+    aggregate: str = "mean",
+    max_ratio: float | None = None,
+    ratio: Mapping[str, float] | None = None,
+    calibration: Calibration | Iterable[Any] | None = None,
+    progress: bool = False,
 ) -> PruningResult:
     """Remove whole channels from a network.
 
@@ -293,8 +361,9 @@ def prune(
         prune_pct: percent of the target to remove, 0 <= prune_pct < 100; overshot by less than one
             unit (more with `round_to`).
         target: what is counted: "params", "macs" or "channels".
-        measure: how units are scored; see `pruners.scoring.SCORING_MEASURES`.
-        method: "Global" ranks all units together, "Local" within each group.
+        measure: how units are scored; see `pruners.SCORING_MEASURES`.
+        method: "Global" ranks all units together, "Local" within each group, "Isomorphic" among
+            groups of one structure; see `pruners.PRUNING_METHODS`.
         min_filters: no layer becomes narrower than this.
         round_to: widths become a multiple of this, or stay as they are.
         ignore: globs over module paths (`"layer3.*"`); the outputs of these layers stay.
@@ -302,12 +371,45 @@ def prune(
         seed: recorded, and used by measures that draw random numbers.
         exact_only: keep the channels under operators that depend on how many there are (layer
             norm, say), for which the masked original is no oracle.
+        measure_args: parameters of the measure, `{"p": 2}`.
+        normalizer: how the scores of layers are brought to one scale: "mean", "sum", "max",
+            "standard" or "none"; by default as the measure is meant.
+        aggregate: how the scores of coupled layers become one: "mean", "sum", "max", "product".
+        max_ratio: no layer loses a larger share of its channels; by default 0.9, or more where
+            the budget cannot be met otherwise.
+        ratio: globs over module paths, and the share of their channels that matching layers lose
+            whatever the budget: `{"layer3.*": 0.7}`.
+        calibration: batches of inputs, or of inputs and labels (a `DataLoader`), for measures of
+            activations or gradients; a `Calibration` where there is a loss of its own.
+        progress: show how far long work is, on stderr.
 
     Raises:
         PrunerError: bad options, or a network that cannot be analysed; the message says what
             was expected.
     """
     options = Options(
-        prune_pct, target, measure, method, min_filters, round_to, tuple(ignore), seed, exact_only
+        prune_pct,
+        target,
+        measure,
+        method,
+        min_filters,
+        round_to,
+        tuple(ignore),
+        seed,
+        exact_only,
+        dict(measure_args or {}),
+        normalizer,
+        aggregate,
+        max_ratio,
+        tuple((ratio or {}).items()),
     )
-    return BasicPruning(model, example_inputs, options, fileName=name or "").run()
+    if calibration is not None and not isinstance(calibration, Calibration):
+        calibration = Calibration(calibration)
+    return BasicPruning(
+        model,
+        example_inputs,
+        options,
+        fileName=name or "",
+        calibration=calibration,
+        progress=progress,
+    ).run()

@@ -276,7 +276,7 @@ def _groups(unit_of: Indices, axis_of_atom: Indices, n_units: int, n_axes: int) 
     return rank[inverse]
 
 
-def match_layers(globs: Sequence[str], layers: Iterable[str]) -> set[str]:
+def match_layers(globs: Sequence[str], layers: Iterable[str], option: str = "--ignore") -> set[str]:
     """The layers whose whole module path matches one of the globs; an error for an idle glob."""
     known = list(layers)
     found: set[str] = set()
@@ -284,7 +284,7 @@ def match_layers(globs: Sequence[str], layers: Iterable[str]) -> set[str]:
         hits = [name for name in known if fnmatchcase(name, glob)]
         if not hits:
             raise PrunerError(
-                f"--ignore {glob}: matches no layer{did_you_mean(glob, known)}; "
+                f"{option} {glob}: matches no layer{did_you_mean(glob, known)}; "
                 f"globs match whole module paths, as in 'layer3.*' or '*.conv1'"
             )
         found.update(hits)

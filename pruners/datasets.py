@@ -1,26 +1,20 @@
-"""Images to train and test on, as three fixed splits.
-
-`Digits` ships with scikit-learn and needs no download; the others are read from a folder by
-torchvision, which checks what it reads against the published checksums.
-"""
+"""Images to train and test on, as three fixed splits, normalised and of one shape."""
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypedDict
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from pruners.errors import PrunerError, did_you_mean
+from pruners.errors import PrunerError
+from pruners.image_files import DatasetEntry, RawSplit
+from pruners.registry import dataset_named
 
 Labelled = Dataset[tuple[Tensor, ...]]
 """Pairs of an image, float (channels, height, width), and a label, int64 ()."""
@@ -52,39 +46,6 @@ class DataSplits:
     augmentation: Augmentation
 
 
-class RawSplit(NamedTuple):
-    """Images as they are stored, (N, channels, height, width), and their labels, int64 (N,)."""
-
-    images: Tensor
-    labels: Tensor
-
-
-class RawSplits(NamedTuple):
-    train: RawSplit
-    val: RawSplit
-    test: RawSplit
-
-
-class DatasetEntry(TypedDict):
-    """One dataset on offer."""
-
-    wrapper: Callable[[Path, bool], RawSplits]
-    """Reads it: (data_dir, download) -> the three splits."""
-    shape: tuple[int, int, int]
-    """Channels, height and width that it is brought to where nothing else is asked for."""
-    num_classes: int
-    bundled: bool
-    """Whether it is there without a data directory."""
-    brightest: int
-    """The stored value that means 1.0."""
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    """Per stored channel, of values between 0 and 1."""
-    shift: int
-    flip: bool
-    """See `Augmentation`; `shift` is for an image of the default shape."""
-
-
 class StoredImages(Dataset[tuple[Tensor, ...]]):
     """Images kept as bytes and prepared one at a time: a quarter of the memory of floats."""
 
@@ -109,7 +70,7 @@ def load_dataset(
     """The splits of a dataset; the same on every call and every machine.
 
     Args:
-        name: a key of `DATASETS`, in any case.
+        name: a key of `pruners.registry.DATASETS`.
         data_dir: the folder that holds (or, with `download`, gets) the files; `data` by default.
         download: fetch what is missing. Bundled datasets ignore it.
         input_shape: (channels, height, width) of the images, where the dataset's own `shape`
@@ -118,20 +79,18 @@ def load_dataset(
 
     Raises:
         PrunerError: unknown name; files missing, damaged or not to be had; a shape that the
-            images cannot be brought to.
+            images cannot be brought to; labels out of range.
     """
-    key = {known.lower(): known for known in DATASETS}.get(name.lower())
-    if key is None:
-        raise PrunerError(
-            f"dataset {name}: unknown{did_you_mean(name, DATASETS)} "
-            f"(expected one of {', '.join(DATASETS)})"
-        )
-    entry = DATASETS[key]
-    shape = _checked_shape(key, entry, input_shape)
-    raw = entry["wrapper"](Path("data") if data_dir is None else Path(data_dir), download)
+    entry = dataset_named(name)
+    shape = _checked_shape(name, entry, input_shape)
+    path = entry["path"]
+    folder = None if path is None else Path("data" if data_dir is None else data_dir) / path
+    raw = entry["wrapper"](folder, download)
+    for split in raw:
+        _check_labels(name, entry, split)
     grey = len(entry["mean"]) == 1
     return DataSplits(
-        name=key,
+        name=name,
         train=_prepared(raw.train, entry, shape),
         val=_prepared(raw.val, entry, shape),
         test=_prepared(raw.test, entry, shape),
@@ -144,6 +103,16 @@ def load_dataset(
             fill=-entry["mean"][0] / entry["std"][0] if grey else 0.0,
         ),
     )
+
+
+def _check_labels(name: str, entry: DatasetEntry, split: RawSplit) -> None:
+    classes = entry["num_classes"]
+    wrong = (split.labels < 0) | (split.labels >= classes)
+    if bool(wrong.any()):
+        raise PrunerError(
+            f"dataset {name}: has the label {int(split.labels[wrong][0])}; expected 0 to "
+            f"{classes - 1}, as it is registered with {classes} classes"
+        )
 
 
 def _checked_shape(
@@ -173,7 +142,7 @@ def _prepared(raw: RawSplit, entry: DatasetEntry, shape: tuple[int, int, int]) -
         mean=entry["mean"],
         std=entry["std"],
     )
-    if entry["bundled"]:
+    if entry["path"] is None:
         return TensorDataset(prepare(raw.images), raw.labels)
     return StoredImages(raw, prepare)
 
@@ -199,145 +168,3 @@ def prepare_images(
     if channels == 1:
         return images.mean(dim=1, keepdim=True)
     return images.repeat(1, channels, 1, 1)
-
-
-def _digits(data_dir: Path, download: bool) -> RawSplits:
-    """The 1,797 digits of scikit-learn: 1,257 to train, 180 to validate, 360 to test."""
-    # Imported here: scikit-learn takes a second, and most uses of the pruner need no data.
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
-    digits = RawSplit(
-        torch.from_numpy(images).to(torch.uint8).view(-1, 1, 8, 8),
-        torch.from_numpy(labels).to(torch.int64),
-    )
-    rest, test = _stratified(digits, 360)
-    train, val = _stratified(rest, 180)
-    return RawSplits(train, val, test)
-
-
-def _torchvision(data_dir: Path, download: bool, *, name: str, folder: str) -> RawSplits:
-    """A dataset that torchvision reads from `data_dir/folder`; a tenth of train validates."""
-    from torchvision import datasets as torchvision_datasets
-
-    reader = getattr(torchvision_datasets, name)
-    place = data_dir / folder
-    expected = f"expected in it the files of {_source(reader)}"
-    if not download and not place.is_dir():
-        raise PrunerError(
-            f"dataset {name}: {place} is missing; {expected} "
-            f"(--data-dir says where to look, --download fetches them)"
-        )
-    try:
-        # Some versions of torchvision report on stdout, which belongs to results.
-        with contextlib.redirect_stdout(sys.stderr):
-            parts = [reader(data_dir, train=part, download=download) for part in (True, False)]
-        stored, test = (_raw_split(part.data, part.targets) for part in parts)
-    except (RuntimeError, OSError, ValueError, TypeError, AssertionError) as error:
-        what = "could not be downloaded" if download else "is incomplete or damaged"
-        reason = " ".join(str(error).split()) or type(error).__name__
-        way_out = "" if download else "; remove it and use --download"
-        raise PrunerError(
-            f"dataset {name}: {place} {what} ({reason}); {expected}{way_out}"
-        ) from error
-    train, val = _stratified(stored, max(1, len(stored.labels) // 10))
-    return RawSplits(train, val, test)
-
-
-def _source(reader: type) -> str:
-    """Where the published files are: an archive, or a folder and the names in it."""
-    url = getattr(reader, "url", None)
-    if url is not None:
-        return str(url)
-    # torchvision's readers of the MNIST family list files and mirrors instead.
-    names = [name for name, _ in getattr(reader, "resources", [])]
-    return " ".join([*getattr(reader, "mirrors", [])[:1], *names])
-
-
-def _raw_split(data: np.ndarray | Tensor, targets: list[int] | Tensor) -> RawSplit:
-    """Bytes (N, H, W) or (N, H, W, C) and N labels."""
-    images = torch.as_tensor(data)
-    images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
-    if len(images) != len(targets):
-        raise ValueError(f"{len(images)} images but {len(targets)} labels")
-    return RawSplit(images, torch.as_tensor(targets, dtype=torch.int64))
-
-
-def _stratified(split: RawSplit, second: int) -> tuple[RawSplit, RawSplit]:
-    """Two parts with the same share of every class; the second has `second` images.
-
-    The seed is fixed: an image that was trained on must never turn up in a later run's test.
-    """
-    from sklearn.model_selection import train_test_split
-
-    first_positions, second_positions = train_test_split(
-        np.arange(len(split.labels)),
-        test_size=second,
-        stratify=split.labels.numpy(),
-        random_state=0,
-    )
-    first, rest = torch.from_numpy(first_positions), torch.from_numpy(second_positions)
-    return (
-        RawSplit(split.images[first], split.labels[first]),
-        RawSplit(split.images[rest], split.labels[rest]),
-    )
-
-
-DATASETS: dict[str, DatasetEntry] = {
-    "Digits": DatasetEntry(
-        wrapper=_digits,
-        shape=(3, 32, 32),
-        num_classes=10,
-        bundled=True,
-        brightest=16,
-        mean=(0.3053,),
-        std=(0.3234,),
-        shift=2,
-        flip=False,
-    ),
-    "CIFAR10": DatasetEntry(
-        wrapper=partial(_torchvision, name="CIFAR10", folder="cifar-10-batches-py"),
-        shape=(3, 32, 32),
-        num_classes=10,
-        bundled=False,
-        brightest=255,
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2470, 0.2435, 0.2616),
-        shift=4,
-        flip=True,
-    ),
-    "CIFAR100": DatasetEntry(
-        wrapper=partial(_torchvision, name="CIFAR100", folder="cifar-100-python"),
-        shape=(3, 32, 32),
-        num_classes=100,
-        bundled=False,
-        brightest=255,
-        mean=(0.5071, 0.4865, 0.4409),
-        std=(0.2673, 0.2564, 0.2762),
-        shift=4,
-        flip=True,
-    ),
-    "MNIST": DatasetEntry(
-        wrapper=partial(_torchvision, name="MNIST", folder="MNIST/raw"),
-        shape=(3, 32, 32),
-        num_classes=10,
-        bundled=False,
-        brightest=255,
-        mean=(0.1307,),
-        std=(0.3081,),
-        shift=2,
-        flip=False,
-    ),
-    "FashionMNIST": DatasetEntry(
-        wrapper=partial(_torchvision, name="FashionMNIST", folder="FashionMNIST/raw"),
-        shape=(3, 32, 32),
-        num_classes=10,
-        bundled=False,
-        brightest=255,
-        mean=(0.2860,),
-        std=(0.3530,),
-        shift=2,
-        flip=True,
-    ),
-}
-"""By name, in the order in which `--list` shows them; the first is the default."""

@@ -12,12 +12,12 @@ from typing import Any
 from torch import nn
 
 from pruners.base import BasicPruning, Options, PruningResult, Saved, checked_name
-from pruners.datasets import DATASETS, DataSplits, load_dataset
+from pruners.datasets import DataSplits, load_dataset
 from pruners.errors import PrunerError
 from pruners.libraries import is_library_network
 from pruners.networks import Network, Request, find_network, parsed_shape
 from pruners.progress import note, stage
-from pruners.scoring import measure_named
+from pruners.registry import DATASETS
 from pruners.store import check_writable
 from pruners.training import accuracy, train
 from pruners.verify import Outcome
@@ -159,8 +159,7 @@ def run_job(job: Job, pruner_class: type[BasicPruning], written: list[Path]) -> 
 
 def _check(job: Job) -> None:
     """PrunerError for what would otherwise fail only after long work."""
-    job.options.budget()
-    measure_named(job.options.measure)
+    job.options.check()
     if job.name:
         checked_name(job.name)
     if not job.dry_run:

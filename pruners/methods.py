@@ -1,22 +1,27 @@
 """Which units go, for a budget.
 
-A method turns scores into the order in which units go; the budget says where in that order to
-stop. Sizes shrink multiplicatively (a filter's cost depends on how many inputs are left), so the
+A method says which channels go for an amount, from 0 to 1; the budget's search says for which
+amount. Sizes shrink multiplicatively (a filter's cost depends on how many inputs are left), so the
 cost is recounted exactly at every step of a binary search, never added up from estimates.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
+import networkx as nx
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy.sparse import coo_array
+from torch import Tensor
 
-from pruners.channel_graph import ChannelGraph, Indices, Units
+from pruners.channel_graph import Axis, ChannelGraph, Indices, Units, match_layers
 from pruners.errors import PrunerError, did_you_mean
 from pruners.scoring import Scores
 
@@ -26,6 +31,10 @@ TARGETS: Mapping[Target, str] = {
     "macs": "multiply-accumulates",
     "channels": "channels",
 }
+
+
+USUAL_CAP = 0.9
+"""What a layer loses at most, so that a ranking of the whole network cannot empty one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +47,18 @@ class Budget:
         target: what is counted.
         min_filters: no layer becomes narrower than this.
         round_to: widths become a multiple of this, or stay as they are.
+        max_ratio: no layer loses a larger share of its channels; by default 0.9, or more where
+            the budget cannot be met otherwise.
+        ratios: globs over module paths, and the share of their channels that matching layers lose
+            whatever the budget; it is then met by the others.
     """
 
     prune_pct: float
     target: Target = "params"
     min_filters: int = 2
     round_to: int = 1
+    max_ratio: float | None = None
+    ratios: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.prune_pct < 100:  # also refuses NaN
@@ -61,79 +76,341 @@ class Budget:
         ):
             if value < 1:
                 raise PrunerError(f"{option} {value}: expected a whole number of at least 1")
+        if self.max_ratio is not None and not 0 < self.max_ratio <= 1:
+            raise PrunerError(
+                f"--max-ratio {self.max_ratio:g}: expected a share above 0 and up to 1, such as 0.8"
+            )
+        for glob, ratio in self.ratios:
+            if not 0 <= ratio < 1:
+                raise PrunerError(
+                    f"--ratio {glob}={ratio:g}: expected a share of at least 0 and below 1, such "
+                    f"as {glob}=0.7"
+                )
 
 
-def global_order(scores: Scores, units: Units) -> Indices:
-    """All units, the least important of the whole network first."""
-    return np.argsort(scores, kind="stable")
+@dataclass(frozen=True)
+class ScoredLayer:
+    """A layer with its scores, or several layers that lose their channels together.
+
+    Attributes:
+        scores: shape (channels,), float64; channels that stay in any case are left out.
+        group: the number of the group, as in `graph.groups()`.
+    """
+
+    scores: Tensor
+    group: int
+    _graph: ChannelGraph
+    _units: Units
+
+    @cached_property
+    def name(self) -> str:
+        """The layers that make these channels: `layer1.0.conv2, layer1.1.conv2`."""
+        outputs = set(self._graph.outputs())
+        axes = [axis for axis in axes_of(self._units, self.group) if axis in outputs]
+        return ", ".join(axis.tensor.removesuffix(".weight") for axis in axes)
+
+    @cached_property
+    def structure(self) -> str:
+        """Equal for layers whose channels pass through the same kinds of layers."""
+        return structure_of(self._graph, self._units, self.group)
 
 
-def local_order(scores: Scores, units: Units) -> Indices:
-    """All units, so that every prefix takes the same share of the removable units of each group."""
-    share = np.ones(units.count)
-    free = np.flatnonzero(~units.frozen)
-    by_group = free[np.lexsort((scores[free], units.group_of[free]))]
-    _, first, size = np.unique(units.group_of[by_group], return_index=True, return_counts=True)
-    rank = np.arange(len(by_group)) - np.repeat(first, size)
-    share[by_group] = (rank + 1) / np.repeat(size, size)
-    return np.lexsort((scores, share))
+Method = Callable[[float, Sequence[ScoredLayer], torch.device], Sequence[Tensor]]
+"""(amount, layer_list, device) -> for every layer which channels go, shape (channels,), bool.
+
+`amount` is the share of all channels that is to go, from 0 to 1; a larger amount takes more."""
 
 
-PRUNING_METHODS: dict[str, Callable[[Scores, Units], Indices]] = {
-    "Global": global_order,
-    "Local": local_order,
-}
+def global_ranking(
+    amount: float, layer_list: Sequence[ScoredLayer], device: torch.device
+) -> list[Tensor]:
+    """The least important channels of the whole network."""
+    return _lowest(amount, layer_list, device, lambda layer: "")
+
+
+def local_ranking(
+    amount: float, layer_list: Sequence[ScoredLayer], device: torch.device
+) -> list[Tensor]:
+    """The least important channels of every layer, the same share of each."""
+    return _lowest(amount, layer_list, device, lambda layer: str(layer.group))
+
+
+def isomorphic_ranking(
+    amount: float, layer_list: Sequence[ScoredLayer], device: torch.device
+) -> list[Tensor]:
+    """The least important channels among those of layers of the same structure.
+
+    Fang et al., "Isomorphic Pruning for Vision Models" (2024, arXiv 2407.04616): scores of unlike
+    sub-structures (the inside of a bottleneck, a residual stream, a gate) do not compare, so every
+    kind is ranked by itself and loses the same share.
+    """
+    return _lowest(amount, layer_list, device, lambda layer: layer.structure)
+
+
+def _lowest(
+    amount: float,
+    layer_list: Sequence[ScoredLayer],
+    device: torch.device,
+    pool_of: Callable[[ScoredLayer], str],
+) -> list[Tensor]:
+    """Of every pool of layers the share `amount` that scores lowest; of equals, the first go."""
+    pools: dict[str, list[int]] = {}
+    for i, layer in enumerate(layer_list):
+        pools.setdefault(pool_of(layer), []).append(i)
+    result: list[Tensor] = [torch.empty(0)] * len(layer_list)
+    for members in pools.values():
+        scores = torch.cat([layer_list[i].scores.to(device) for i in members])
+        goes = torch.zeros(len(scores), dtype=torch.bool, device=device)
+        # A share such as 3 / 48 of 16 channels is one of them, whatever the last bit says.
+        goes[scores.argsort(stable=True)[: int(amount * len(scores) + 1e-6)]] = True
+        sizes = [len(layer_list[i].scores) for i in members]
+        for i, mask in zip(members, torch.split(goes, sizes), strict=True):
+            result[i] = mask
+    return result
+
+
+def axes_of(units: Units, group: int) -> list[Axis]:
+    """The axes that the units of a group touch."""
+    atoms = units.group_of[units.unit_of] == group
+    return [units.axes[i] for i in np.unique(units.axis_of_atom()[atoms])]
+
+
+def structure_of(graph: ChannelGraph, units: Units, group: int) -> str:
+    """A name for what the units of a group are made of: layers, their kinds, and who feeds whom.
+
+    The Weisfeiler-Lehman hash of the group's part of the channel graph. Nodes are labelled by the
+    tensor (`weight`, `running_mean`), its rank, the dimension and its role; widths play no part.
+    """
+    axes = axes_of(units, group)
+    part = nx.Graph()
+    for axis in axes:
+        leaf, rank = axis.tensor.rpartition(".")[2], len(graph.shapes[axis.tensor])
+        kernel = graph.shapes[axis.tensor][2:]
+        role = graph.graph.nodes[axis].get("role", "")
+        part.add_node(axis, kind=f"{leaf} {rank} {axis.dim} {role} {kernel}")
+    part.add_edges_from(graph.graph.subgraph(axes).edges())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that hashes differ between versions
+        return str(nx.weisfeiler_lehman_graph_hash(part, node_attr="kind"))
+
+
+Stays = npt.NDArray[np.bool_]
 
 
 def select(
-    graph: ChannelGraph, units: Units, scores: Scores, budget: Budget, method: str
-) -> npt.NDArray[np.bool_]:
+    graph: ChannelGraph,
+    units: Units,
+    scores: Scores,
+    budget: Budget,
+    method: Method,
+    *,
+    name: str = "",
+    device: torch.device | str = "cpu",
+) -> Stays:
     """Shape (units,): which units stay.
 
+    Args:
+        scores: shape (units,); a unit whose score is NaN stays.
+        name: of the method, for messages.
+        device: where the method computes.
+
     Raises:
-        PrunerError: the method is unknown, or the budget cannot be met (the message says how much
-            can be removed).
+        PrunerError: the budget cannot be met (the message says how much can be removed), ratios
+            contradict each other, or the method returned what is no selection.
     """
-    if method not in PRUNING_METHODS:
-        raise PrunerError(
-            f"method {method}: unknown{did_you_mean(method, PRUNING_METHODS)}; "
-            f"on offer are {', '.join(PRUNING_METHODS)}"
-        )
     made = np.zeros(units.count, dtype=bool)
     for axis in graph.outputs():
         made[units.of(axis)] = True
     # Only channels that a layer of the network makes can go.
-    removable = made & ~units.frozen & ~_floor(graph, units, scores, budget.min_filters)
-    order = PRUNING_METHODS[method](scores, units)
-    order = order[removable[order]]
+    free = made & ~units.frozen & ~np.isnan(scores)
+    ratios = ratios_of(graph, units, budget.ratios)
     cost = _Cost(graph, units, budget.target)
+    selection = _Selection(graph, units, scores, budget, method, name, torch.device(device))
     full = cost(np.ones(units.count, dtype=bool))
-    widths = np.bincount(units.group_of, minlength=1)
 
-    def stays(count: int) -> npt.NDArray[np.bool_]:
-        gone = order[:count]
-        if budget.round_to > 1:
-            gone = _rounded(gone, units.group_of, widths, budget.round_to)
-        mask = np.ones(units.count, dtype=bool)
-        mask[gone] = False
-        return mask
+    def removed(gone: Stays) -> int:
+        return full - cost(~gone)
 
-    def reached(count: int) -> bool:
-        return (full - cost(stays(count))) * 100 >= budget.prune_pct * full
+    def reached(gone: Stays) -> bool:
+        return removed(gone) * 100 >= budget.prune_pct * full
 
-    if not reached(len(order)):
-        most = (full - cost(stays(len(order)))) * 100 / full if full else 0.0
-        raise PrunerError(
-            f"--prune-pct {budget.prune_pct:g}: at most {math.floor(most * 10) / 10:g} percent of "
-            f"the {TARGETS[budget.target]} can be removed with min_filters={budget.min_filters}, "
-            f"round_to={budget.round_to} and {int(units.frozen.sum())} of {units.count} units "
-            f"frozen"
+    # Without a cap of the user's own, the usual one gives way before the budget does.
+    caps = [budget.max_ratio] if budget.max_ratio is not None else [USUAL_CAP, 1.0]
+    for cap in caps:
+        floor = _floor(graph, units, scores, budget.min_filters, cap)
+        fixed = selection.by_ratio(ratios, free & ~floor)
+        searched = free & ~floor & ~np.isin(units.group_of, list(ratios))
+        most = selection.rounded(fixed | searched)
+        if reached(most):
+            return ~selection.search(fixed, searched, reached)
+    share = removed(most) * 100 / full if full else 0.0
+    capped = f", max_ratio={budget.max_ratio:g}" if budget.max_ratio is not None else ""
+    unscored = int((made & ~units.frozen & np.isnan(scores)).sum())
+    raise PrunerError(
+        f"--prune-pct {budget.prune_pct:g}: at most {math.floor(share * 10) / 10:g} percent of "
+        f"the {TARGETS[budget.target]} can be removed with min_filters={budget.min_filters}, "
+        f"round_to={budget.round_to}{capped} and {int(units.frozen.sum())} of {units.count} units "
+        f"frozen{f', {unscored} without a score' if unscored else ''}"
+    )
+
+
+class _Selection:
+    """What goes for an amount, within what may go."""
+
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        units: Units,
+        scores: Scores,
+        budget: Budget,
+        method: Method,
+        name: str,
+        device: torch.device,
+    ) -> None:
+        self.graph, self.units, self.scores, self.budget = graph, units, scores, budget
+        self.method, self.device = method, device
+        self.name = name or getattr(method, "__name__", type(method).__name__)
+        self.widths = np.bincount(units.group_of, minlength=1)
+
+    def layers(self, free: Stays) -> tuple[list[Indices], list[ScoredLayer]]:
+        """The units of every group that may go, and the group with their scores."""
+        here = np.flatnonzero(free)
+        order = here[np.argsort(self.units.group_of[here], kind="stable")]
+        groups, first = np.unique(self.units.group_of[order], return_index=True)
+        members = np.split(order, first[1:]) if len(order) else []
+        layers = [
+            ScoredLayer(torch.from_numpy(self.scores[units]), int(group), self.graph, self.units)
+            for group, units in zip(groups, members, strict=True)
+        ]
+        return members, layers
+
+    def by_ratio(self, ratios: Mapping[int, float], removable: Stays) -> Stays:
+        """What goes of the groups whose ratio the user has given: their least important units."""
+        gone = np.zeros(self.units.count, dtype=bool)
+        for group, ratio in ratios.items():
+            of_group = np.flatnonzero((self.units.group_of == group) & removable)
+            count = int(ratio * self.widths[group] + 1e-6)
+            gone[of_group[np.argsort(self.scores[of_group], kind="stable")[:count]]] = True
+        return gone
+
+    def search(self, fixed: Stays, searched: Stays, reached: Callable[[Stays], bool]) -> Stays:
+        """The smallest selection, beyond what is fixed, that meets the budget."""
+        members, layers = self.layers(self._ranked(searched))
+        total = sum(len(units) for units in members)
+
+        def gone(step: int) -> Stays:
+            mask = fixed.copy()
+            if step:
+                masks = self._asked(step / total, layers)
+                for units, goes in zip(members, masks, strict=True):
+                    mask[units[goes]] = True
+            return mask & (searched | fixed)
+
+        low, high = 0, total
+        while low < high:
+            middle = (low + high) // 2
+            if reached(self.rounded(gone(middle))):
+                high = middle
+            else:
+                low = middle + 1
+        if low == 0:
+            return self.rounded(gone(0))
+        # One step may take a unit of each of several layers: no more of them than needed.
+        before, after = gone(low - 1), gone(low)
+        last = np.flatnonzero(after & ~before)
+        last = last[np.argsort(self.scores[last], kind="stable")]
+        if (before & ~after).any():
+            return self.rounded(after)
+        low, high = 1, max(len(last), 1)
+        while low < high:
+            middle = (low + high) // 2
+            tried = before.copy()
+            tried[last[:middle]] = True
+            low, high = (low, middle) if reached(self.rounded(tried)) else (middle + 1, high)
+        before[last[:low]] = True
+        return self.rounded(before)
+
+    def _ranked(self, searched: Stays) -> Stays:
+        """What methods see: all units of the groups in which any may go, frozen ones left out."""
+        groups = np.unique(self.units.group_of[searched])
+        scored = ~self.units.frozen & ~np.isnan(self.scores)
+        ranked: Stays = scored & np.isin(self.units.group_of, groups)
+        return ranked
+
+    def _asked(self, amount: float, layers: Sequence[ScoredLayer]) -> list[Stays]:
+        """What the method says, checked."""
+        try:
+            masks = self.method(amount, layers, self.device)
+        except PrunerError:
+            raise
+        except Exception as error:
+            raise PrunerError(
+                f"method {self.name}: raised {type(error).__name__} for amount {amount:.3g}: "
+                f"{' '.join(str(error).split())}"
+            ) from error
+        found = list(masks) if isinstance(masks, list | tuple) else []
+        fits = len(found) == len(layers) and all(
+            isinstance(mask, Tensor)
+            and mask.dtype == torch.bool
+            and mask.shape == layer.scores.shape
+            for mask, layer in zip(found, layers, strict=False)
         )
-    low, high = 0, len(order)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if reached(middle) else (middle + 1, high)
-    return stays(low)
+        if not fits:
+            raise PrunerError(
+                f"method {self.name}: returned what is no selection; expected a list with a bool "
+                f"tensor for each of the {len(layers)} layers, of the shape of its scores"
+            )
+        return [mask.cpu().numpy() for mask in found]
+
+    def rounded(self, gone: Stays) -> Stays:
+        """Of the units that go, those that go when groups keep a multiple of channels.
+
+        The number that stays is rounded up: the budget's search then takes more until it is met.
+        """
+        multiple = self.budget.round_to
+        if multiple == 1:
+            return gone
+        here = np.flatnonzero(gone)
+        order = here[np.lexsort((self.scores[here], self.units.group_of[here]))]
+        groups = self.units.group_of[order]
+        removed = np.bincount(groups, minlength=len(self.widths))
+        stay = np.minimum(self.widths, -(-(self.widths - removed) // multiple) * multiple)
+        rank = np.arange(len(order)) - (np.cumsum(removed) - removed)[groups]
+        result = np.zeros_like(gone)
+        result[order[rank < (self.widths - stay)[groups]]] = True
+        return result
+
+
+def ratios_of(
+    graph: ChannelGraph, units: Units, ratios: Sequence[tuple[str, float]]
+) -> dict[int, float]:
+    """The share of its channels that each group loses, where the user has said it.
+
+    Args:
+        ratios: pairs of a glob over module paths and a share; of several that match a layer, the
+            last one holds. What a layer loses goes from all layers that are coupled with it.
+
+    Raises:
+        PrunerError: a glob matches no layer, or two layers of one group get different shares.
+    """
+    layers = {axis.tensor.removesuffix(".weight"): axis for axis in graph.outputs()}
+    share: dict[str, float] = {}
+    for glob, ratio in ratios:
+        for layer in match_layers([glob], layers, option="--ratio"):
+            share[layer] = ratio
+    result: dict[int, float] = {}
+    by_whom: dict[int, str] = {}
+    for layer, ratio in sorted(share.items()):
+        unit_of = units.of(layers[layer])
+        for group in np.unique(units.group_of[unit_of[~units.frozen[unit_of]]]).tolist():
+            if result.setdefault(group, ratio) != ratio:
+                raise PrunerError(
+                    f"--ratio: {by_whom[group]} is to lose {result[group]:g} and {layer} "
+                    f"{ratio:g} of their channels, but they lose them together; give both the "
+                    f"same ratio"
+                )
+            by_whom.setdefault(group, layer)
+    return result
 
 
 def count_target(graph: ChannelGraph, units: Units, target: Target) -> int:
@@ -142,33 +419,18 @@ def count_target(graph: ChannelGraph, units: Units, target: Target) -> int:
 
 
 def _floor(
-    graph: ChannelGraph, units: Units, scores: Scores, min_filters: int
-) -> npt.NDArray[np.bool_]:
-    """Shape (units,): the best `min_filters` units of every layer, which stay."""
+    graph: ChannelGraph, units: Units, scores: Scores, min_filters: int, max_ratio: float
+) -> Stays:
+    """Shape (units,): the best units of every layer, which stay: `min_filters` of them, and as
+    many as keep it from losing more than `max_ratio`."""
     protected = np.zeros(units.count, dtype=bool)
     for axis in graph.outputs():
         of_layer = np.unique(units.of(axis))
+        count = max(min_filters, math.ceil((1 - max_ratio) * len(of_layer) - 1e-6))
         # Frozen units stay anyway; they count towards the floor. Of equals, the first go first.
         best = np.lexsort((-of_layer, -scores[of_layer], ~units.frozen[of_layer]))
-        protected[of_layer[best[:min_filters]]] = True
+        protected[of_layer[best[:count]]] = True
     return protected
-
-
-def _rounded(gone: Indices, group_of: Indices, widths: Indices, multiple: int) -> Indices:
-    """Of the units that go (in order), those that go when groups keep a multiple of channels.
-
-    The number that stays is rounded up: the budget's search then takes more units until it is met.
-    """
-    groups = group_of[gone]
-    removed = np.bincount(groups, minlength=len(widths))
-    stay = np.minimum(widths, -(-(widths - removed) // multiple) * multiple)
-    allowed = widths - stay
-    by_group = np.argsort(groups, kind="stable")
-    first = np.cumsum(removed) - removed
-    rank = np.empty(len(gone), dtype=np.int64)
-    rank[by_group] = np.arange(len(gone)) - first[groups[by_group]]
-    fits: Indices = gone[rank < allowed[groups]]
-    return fits
 
 
 class _Cost:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 @contextmanager
@@ -24,3 +25,19 @@ def stage(text: str) -> Iterator[None]:
 def note(text: str) -> None:
     """One line."""
     print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def bar(text: str, total: int | None, shown: bool) -> Iterator[Callable[[], None]]:
+    """A function to call after every step of long work: a bar on a terminal, else one line."""
+    console = Console(stderr=True)
+    if not shown or not console.is_terminal:
+        if shown:
+            note(f"{text}{f' ({total} batches)' if total else ''}")
+        yield lambda: None
+        return
+    with Progress(
+        TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+    ) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda: progress.advance(task)

@@ -13,14 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from pruners.channel_graph import ChannelGraph
-from pruners.datasets import DATASETS
 from pruners.explain import printable
 from pruners.job import Finished
 from pruners.libraries import OFFERED
-from pruners.methods import PRUNING_METHODS, TARGETS
-from pruners.registry import MODELS
+from pruners.methods import TARGETS
+from pruners.registry import DATASETS, MODELS, PRUNING_METHODS, SCORING_MEASURES
 from pruners.report import manifest, source_manifest
-from pruners.scoring import SCORING_MEASURES
 from pruners.verify import Outcome
 from pruners.write_source import WrittenSource
 from pruners.written import Saved
@@ -182,7 +180,7 @@ def offer() -> dict[str, Any]:
             name: {
                 "input_shape": list(entry["shape"]),
                 "num_classes": entry["num_classes"],
-                "bundled": entry["bundled"],
+                "bundled": entry["path"] is None,
             }
             for name, entry in DATASETS.items()
         },

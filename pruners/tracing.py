@@ -37,7 +37,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pruners import operators
 from pruners.channel_graph import Axis, ChannelGraph, Coupling, Indices, UnknownOperator
 from pruners.errors import UnsupportedNetworkError
-from pruners.operators import LABELS, Call, Labels, Layer, Notes, Param, Rule
+from pruners.operators import LABELS, Call, Labels, Layer, Notes, Param, Rule, Weight
 from pruners.readers import Readers, reading
 
 Example = tuple[tuple[Any, ...], dict[str, Any]]
@@ -62,6 +62,10 @@ class Step:
     place: str
     counts: bool
     """The operator depends on how many channels there are."""
+    sources: list[int]
+    """For every tensor that goes in, the step that it came from; -1 for inputs and parameters."""
+    weights: list[Weight]
+    """Where the operator is a layer's: the weight as rows and columns."""
 
 
 @dataclass(slots=True)
@@ -287,6 +291,8 @@ def stand_ins(state: State, meta: bool) -> dict[int, Tensor]:
 
 
 _CALL = nn.Module._call_impl.__code__
+_STEP = "_pruner_step"
+"""The attribute of a tensor that says which step of the run it came from."""
 
 
 def running(names: Mapping[int, str]) -> str:
@@ -599,7 +605,8 @@ class Tracer(Watch):  # type: ignore[no-untyped-call]
         tensors = operators.tensors_in((*args, *kwargs.values()) if kwargs else args)
         before = [notes.of(x) for x in tensors]
         shapes = [tuple(x.shape) for x in tensors]
-        counted = len(notes.counting)
+        sources = [x.__dict__.get(_STEP, -1) for x in tensors]
+        counted, weights = len(notes.counting), len(notes.weights)
         out = self.result(name, func, args, kwargs)
         outs = [out] if isinstance(out, Tensor) else operators.tensors_in([out])
         labels: list[Labels]
@@ -624,7 +631,11 @@ class Tracer(Watch):  # type: ignore[no-untyped-call]
                     continue
                 x.__dict__[LABELS] = own
         if name in UNRECORDED:
+            for x in outs:
+                x.__dict__[_STEP] = sources[0]
             return out
+        for x in outs:
+            x.__dict__[_STEP] = len(self.tape.steps)
         if not self.tape.sized and self.sizes(func, rule, name, module, args):
             self.tape.sized = True
         self.tape.steps.append(
@@ -638,6 +649,8 @@ class Tracer(Watch):  # type: ignore[no-untyped-call]
                 [tuple(x.shape) for x in outs],
                 place,
                 len(notes.counting) > counted,
+                sources,
+                notes.weights[weights:],
             )
         )
         return out
