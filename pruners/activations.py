@@ -1,0 +1,173 @@
+"""Where the channels of every layer are in a run: what it reads, and what becomes of its outputs.
+
+A layer's activation is not its own output but what its channels are behind the activation
+function that they reach first: in `conv -> bn -> relu` the result of the relu, also where that is
+a call of `F.relu` or follows an addition or a concatenation. Where the next layer reads them as
+they are (a linear bottleneck), they count as it reads them. The steps of a traced run say all this:
+which step every tensor came from, and, by its labels, which unit every position belongs to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pruners import operators
+from pruners.channel_graph import Axis, Indices, Units
+from pruners.operators import Labels, Weight, words
+from pruners.tracing import Step, Tape, Trace, name_of
+
+RELU_LIKE = frozenset(
+    words(
+        "relu relu6 hardtanh leaky_relu elu selu celu gelu silu mish softplus hardswish rrelu "
+        "rrelu_with_noise prelu _prelu_kernel threshold clamp_min"
+    )
+)
+"""Activation functions that are zero, or nearly so, on one side."""
+ACTIVATIONS = RELU_LIKE | set(words("sigmoid tanh hardsigmoid log_sigmoid softsign glu clamp"))
+_CONTRACTIONS = frozenset(
+    words("mm bmm matmul addmm baddbmm addmv mv einsum scaled_dot_product_attention")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A dimension of a tensor in a run."""
+
+    step: int
+    operand: int
+    """Which of the tensors that go into the step; -1 for its (first) result."""
+    dim: int
+    units: Indices
+    """Shape (size of the dimension,): the unit of every position; -1 where nobody's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One call of a layer."""
+
+    weight: str
+    """Name of its weight."""
+    reads: Place
+    """Its input channels."""
+    makes: Place
+    """Its output channels, as they leave the layer."""
+    behind: Place
+    """Its output channels behind the activation function."""
+    activation: str
+    """Name of that function; empty where there is none."""
+
+
+def uses_of(trace: Trace, units: Units, tape: Tape | None = None) -> list[Use]:
+    """The calls of all layers in a run (the first one by default), in their order."""
+    tape = trace.tapes[0] if tape is None else tape
+    unit_of = _units_of_atoms(trace, units)
+    layers = [
+        (number, weight, ports)
+        for number, step in enumerate(tape.steps)
+        for weight in step.weights
+        if (ports := _ports(step, weight)) is not None
+    ]
+    behind = _behind(tape.steps, [number for number, _, _ in layers])
+    uses = []
+    for (number, weight, (operand, in_dim, out_dim)), end in zip(layers, behind, strict=True):
+        step = tape.steps[number]
+        rows = units.of(Axis(weight.param.name, weight.out_dim))
+        inputs = _along(step.ins[operand], step.in_shapes[operand], in_dim, unit_of)
+        outputs = _along(step.outs[0], step.out_shapes[0], out_dim, unit_of)
+        makes = Place(number, -1, out_dim, outputs)
+        found = None if end == number else _where(tape.steps[end], end, rows, unit_of)
+        uses.append(
+            Use(
+                weight.param.name,
+                Place(number, operand, in_dim, inputs),
+                makes,
+                makes if found is None else found,
+                "" if found is None else _activation(tape.steps[end]),
+            )
+        )
+    return uses
+
+
+def _ports(step: Step, weight: Weight) -> tuple[int, int, int] | None:
+    """Which tensor is the layer's input, and the dimension of channels in it and in the result."""
+    if not step.out_shapes:
+        return None
+    name, rank = name_of(step.func), len(weight.param.shape)
+    if name.startswith(("conv", "_conv")):
+        dim = len(step.in_shapes[0]) - (rank - 1)
+        ports = (0, dim, dim)
+    elif name == "linear":
+        ports = (0, len(step.in_shapes[0]) - 1, len(step.out_shapes[0]) - 1)
+    elif weight.out_dim == 1:  # activations @ weight
+        operand = len(step.ins) - 2
+        ports = (operand, len(step.in_shapes[operand]) - 1, len(step.out_shapes[0]) - 1)
+    else:  # weight @ activations
+        operand = len(step.ins) - 1
+        ports = (operand, len(step.in_shapes[operand]) - 2, len(step.out_shapes[0]) - 2)
+    operand, in_dim, out_dim = ports
+    fits = 0 <= in_dim < len(step.in_shapes[operand]) and 0 <= out_dim < len(step.out_shapes[0])
+    return ports if fits else None
+
+
+def _behind(steps: Sequence[Step], layers: Sequence[int]) -> list[int]:
+    """For every call of a layer the step whose result its channels are read as."""
+    found: dict[int, int] = {}
+    pending: list[frozenset[int]] = []
+    """For every step, the calls whose channels it hands on with no activation function so far."""
+    own = set(layers)
+    for number, step in enumerate(steps):
+        name = name_of(step.func).rstrip("_")
+        waiting: frozenset[int] = frozenset()
+        for source in step.sources:
+            if source >= 0:
+                waiting |= {call for call in pending[source] if call not in found}
+        if name in ACTIVATIONS:
+            found |= dict.fromkeys(waiting, number)
+            waiting = frozenset()
+        elif number in own or name in _CONTRACTIONS:
+            for source in step.sources:
+                if source >= 0:
+                    found |= {c: source for c in pending[source] if c not in found}
+            waiting = frozenset()
+        pending.append(waiting | {number} if number in own else waiting)
+    return [found.get(call, call) for call in layers]
+
+
+def _activation(step: Step) -> str:
+    name = name_of(step.func).rstrip("_")
+    return name if name in ACTIVATIONS else ""
+
+
+def _where(step: Step, number: int, rows: Indices, unit_of: Indices) -> Place | None:
+    """The dimension of a step's result along which all of these units lie."""
+    for dim in range(len(step.out_shapes[0])):
+        found = _along(step.outs[0], step.out_shapes[0], dim, unit_of)
+        if np.isin(rows, found).all():
+            return Place(number, -1, dim, found)
+    return None
+
+
+def _along(labels: Labels, shape: Sequence[int], dim: int, unit_of: Indices) -> Indices:
+    """Shape (size,): the unit of every position along a dimension, -1 where nobody's."""
+    found = np.full(shape[dim], -1, dtype=np.int64)
+    for layer in labels:
+        if operators.varies(layer) == (dim,):
+            found = np.maximum(found, unit_of[operators.collapse(layer).reshape(-1).numpy()])
+    return found
+
+
+def _units_of_atoms(trace: Trace, units: Units) -> Indices:
+    """Shape (atoms + 1,): the unit of every atom, -1 for those of no axis of the graph."""
+    unit_of = np.full(len(trace.owners), -1, dtype=np.int64)
+    known = set(units.axes)
+    for param in trace.state.params:
+        for dim, start in enumerate(param.starts):
+            axis = Axis(param.name, dim)
+            if axis in known:
+                unit_of[start : start + param.shape[dim]] = units.of(axis)
+    result: Indices = unit_of[trace.owners]
+    result[0] = -1
+    return result

@@ -1,0 +1,418 @@
+"""What measures need to know of data: activations and gradients, from one pass over it.
+
+All layers are watched together. The run is held against the traced one step by step, so that it is
+known where the channels of every layer are (`activations.py`), whatever the forward is made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pruners.activations import Place, Use, uses_of
+from pruners.channel_graph import Indices, Units
+from pruners.errors import PrunerError
+from pruners.measures import OF_ACTIVATIONS, OF_GRADIENTS
+from pruners.operators import Rule, tensors_in
+from pruners.progress import bar
+from pruners.tracing import (
+    UNRECORDED,
+    Tape,
+    Trace,
+    Watch,
+    examples_of,
+    map_tensors,
+    name_of,
+    nested_tensors,
+    state_tensors,
+    swap_tensors,
+    untouched,
+)
+
+Loss = Callable[[Any, Tensor], Tensor]
+"""(what the network returns, labels) -> a number to be small."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Data to measure a network on.
+
+    Attributes:
+        batches: what a `DataLoader` yields: inputs, or inputs and labels; labels are only needed
+            for gradients.
+        loss: by default the cross entropy with labels (N,) of classes.
+        total: how many batches there are, where `len` does not say so.
+    """
+
+    batches: Iterable[Any]
+    loss: Loss = F.cross_entropy
+    total: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What was measured, by the name of a layer's weight; see `pruners.measures` for the fields."""
+
+    uses: Mapping[str, Sequence[Use]]
+    activations: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    """`activations["in_activations"]["conv1.weight"]`"""
+    gradients: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    """`gradients["hessian"]["conv1.weight"]`, of the weight's own shape."""
+
+
+def collect(
+    model: nn.Module,
+    trace: Trace,
+    units: Units,
+    needed: Collection[str],
+    calibration: Calibration | None,
+    *,
+    seed: int = 0,
+    progress: bool = False,
+) -> Statistics:
+    """Everything that a measure needs, in eval mode; the model is left as it was.
+
+    Args:
+        needed: names of `pruners.measures.CALIBRATED`; without any, no data is read.
+        seed: of the random signs for the diagonal of the Hessian.
+
+    Raises:
+        PrunerError: there is no data, or not what is needed: labels out of range, a loss that is
+            not finite, a network whose forward takes another way than on the example inputs.
+    """
+    uses = uses_of(trace, units)
+    by_layer: dict[str, list[Use]] = {}
+    for use in uses:
+        by_layer.setdefault(use.weight, []).append(use)
+    wanted = OF_ACTIVATIONS & set(needed), OF_GRADIENTS & set(needed)
+    if not any(wanted):
+        return Statistics(by_layer)
+    if calibration is None:
+        raise PrunerError(
+            f"calibration: missing; {', '.join(sorted({*wanted[0], *wanted[1]}))} are measured on "
+            f"data (--dataset NAME, or calibration=Calibration(loader) from Python)"
+        )
+    watch = _Activations(trace, uses, wanted[0])
+    slopes = _Gradients(model, list(by_layer), wanted[1], calibration.loss, seed)
+    count = 0
+    # Tensors that a measuring run writes to are copies.
+    with untouched(trace.state.modules), bar("calibrating", _total(calibration), progress) as tick:
+        model.eval()
+        buffers = {id(b): b.clone() for m in trace.state.modules for b in _buffers(m)}
+        swap_tensors(trace.state.modules, buffers)
+        for count, (args, kwargs, labels) in enumerate(_batches(model, calibration), 1):
+            if wanted[0]:
+                watch.run(model, args, kwargs)
+            if wanted[1]:
+                slopes.run(count, args, kwargs, labels)
+            tick()
+    if not count:
+        raise PrunerError("calibration: no batches; expected at least one batch of inputs")
+    return Statistics(by_layer, watch.means(by_layer), slopes.means(count))
+
+
+def _buffers(module: nn.Module) -> list[Tensor]:
+    return [buffer for buffer in module._buffers.values() if buffer is not None]
+
+
+def _total(calibration: Calibration) -> int | None:
+    if calibration.total is not None:
+        return calibration.total
+    try:
+        return len(calibration.batches)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def _batches(
+    model: nn.Module, calibration: Calibration
+) -> Iterator[tuple[tuple[Any, ...], dict[str, Any], Tensor | None]]:
+    """Arguments of the network's forward on its device and in its precision, and labels."""
+    floating = (t for _, t in state_tensors(model) if t.is_floating_point())
+    like = next(floating, torch.empty(0))
+
+    def placed(x: Tensor) -> Tensor:
+        return x.to(like.device, like.dtype if x.is_floating_point() else x.dtype)
+
+    for number, batch in enumerate(calibration.batches, 1):
+        inputs, labels = batch, None
+        if isinstance(batch, list | tuple) and len(batch) == 2:
+            inputs, labels = batch
+        elif isinstance(batch, list | tuple) and len(batch) == 1:
+            inputs = batch[0]
+        tensors = nested_tensors(inputs)
+        if not tensors or any(len(x) == 0 for x in tensors if x.dim()):
+            raise PrunerError(
+                f"calibration: batch {number} holds "
+                f"{'an empty tensor' if tensors else f'a {type(inputs).__name__}'}; expected "
+                f"inputs, or a pair of inputs and labels"
+            )
+        (args, kwargs), *_ = examples_of(model, map_tensors(inputs, placed))
+        yield args, kwargs, labels.to(like.device) if isinstance(labels, Tensor) else None
+
+
+# --- activations -------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Sum:
+    """Of one dimension of one tensor, over all batches; float64, shape (size of it,)."""
+
+    magnitude: Tensor
+    zeros: Tensor
+    ranks: Tensor
+    elements: int = 0
+    examples: int = 0
+
+
+Key = tuple[int, int, int]
+"""(step, operand, dimension) as in a `Place`."""
+
+
+class _Activations(Watch):  # type: ignore[no-untyped-call]
+    """Runs the network along a traced run and sums up what it is asked to."""
+
+    def __init__(self, trace: Trace, uses: Sequence[Use], wanted: Collection[str]) -> None:
+        super().__init__(trace.state, False)
+        self.tape: Tape = trace.tapes[0]
+        self.wanted = frozenset(wanted)
+        self.at = 0
+        self.sums: dict[Key, _Sum] = {}
+        self.places: dict[int, set[Key]] = {}
+        for use in uses:
+            if "in_activations" in self.wanted:
+                self._ask(use.reads)
+            if self.wanted - {"in_activations"}:
+                self._ask(use.behind)
+
+    def _ask(self, place: Place) -> None:
+        self.places.setdefault(place.step, set()).add(_key(place))
+
+    def run(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        self.at = 0
+        with self.watching():
+            model(*map_tensors(args, Tensor.clone), **map_tensors(dict(kwargs), Tensor.clone))
+        if self.at < len(self.tape.steps):
+            raise _another_way(name_of(self.tape.steps[self.at].func), "is not reached")
+
+    def step(self, func: Any, rule: Rule | None, args: tuple[Any, ...], kwargs: Any) -> Any:
+        if name_of(func) in UNRECORDED:
+            return func(*args, **kwargs)
+        if self.at >= len(self.tape.steps) or self.tape.steps[self.at].func != func:
+            raise _another_way(name_of(func), "runs")
+        keys = self.places.get(self.at, ())
+        if keys:
+            tensors = tensors_in((*args, *kwargs.values()) if kwargs else args)
+            for key in keys:
+                if key[1] >= 0:
+                    self._add(key, tensors[key[1]])
+        out = func(*args, **kwargs)
+        for key in keys:
+            if key[1] < 0:
+                with self.unwatched():
+                    self._add(key, tensors_in([out])[0])
+        self.at += 1
+        return out
+
+    def _add(self, key: Key, x: Tensor) -> None:
+        dim = key[2]
+        values = x.movedim(dim, 0)
+        size = len(values)
+        found = self.sums.get(key)
+        if found is None:
+            nothing = torch.zeros(size, dtype=torch.float64, device=x.device)
+            found = self.sums[key] = _Sum(nothing, nothing.clone(), nothing.clone())
+        rows = values.reshape(size, -1)
+        found.magnitude += rows.abs().sum(1, dtype=torch.float64)
+        found.elements += rows.shape[1]
+        if key[1] < 0 and "zeros" in self.wanted:
+            found.zeros += (rows == 0).sum(1)
+        if key[1] < 0 and "ranks" in self.wanted:
+            maps = values if dim == 1 and values.dim() == 4 else values.reshape(size, -1, 1, 1)
+            if dim != 1:  # (batch, positions, channels): one number a position, no map
+                maps = values.reshape(size, -1, 1, 1)
+            found.ranks += torch.linalg.matrix_rank(maps.float()).sum(1)
+            found.examples += maps.shape[1]
+
+    def means(self, by_layer: Mapping[str, Sequence[Use]]) -> dict[str, dict[str, Tensor]]:
+        """For every statistic and layer one number a channel, float64 on the CPU."""
+        result: dict[str, dict[str, Tensor]] = {name: {} for name in self.wanted}
+        for weight, uses in by_layer.items():
+            if "in_activations" in self.wanted:
+                means = [self._mean(use.reads, "in_activations") for use in uses]
+                result["in_activations"][weight] = torch.stack(means).mean(0)
+            for name in self.wanted - {"in_activations"}:
+                rows = [
+                    _by_unit(self._mean(use.behind, name), use.behind.units, use.makes.units)
+                    for use in uses
+                ]
+                result[name][weight] = torch.stack(rows).mean(0)
+        return result
+
+    def _mean(self, place: Place, name: str) -> Tensor:
+        found = self.sums[_key(place)]
+        match name:
+            case "zeros":
+                total, count = found.zeros, found.elements
+            case "ranks":
+                total, count = found.ranks, found.examples
+            case _:
+                total, count = found.magnitude, found.elements
+        return (total / max(count, 1)).cpu()
+
+
+def _key(place: Place) -> Key:
+    return place.step, place.operand, place.dim
+
+
+def _by_unit(values: Tensor, units: Indices, rows: Indices) -> Tensor:
+    """Shape (rows,): for every row the mean over the positions that belong to its unit."""
+    if np.array_equal(units, rows):
+        return values
+    here = units >= 0
+    total = np.bincount(units[here], values.numpy()[here], int(max(units.max(), rows.max())) + 1)
+    count = np.bincount(units[here], minlength=len(total))
+    return torch.from_numpy((total / np.maximum(count, 1))[rows])
+
+
+def _another_way(name: str, what: str) -> PrunerError:
+    return PrunerError(
+        f"calibration: the operator {name} {what} in its forward other than on the example "
+        f"inputs; expected data that takes the same way: give a batch of it as example_inputs"
+    )
+
+
+# --- gradients ---------------------------------------------------------------------------------
+
+
+class _Gradients:
+    """Gradients of the loss with respect to the weights, whether they are to be trained or not."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        names: Sequence[str],
+        wanted: Collection[str],
+        loss: Loss,
+        seed: int,
+    ) -> None:
+        self.model, self.loss, self.wanted = model, loss, frozenset(wanted)
+        tensors = dict(state_tensors(model))
+        self.names = list(names) if wanted else []
+        self.own = {name: tensors[name] for name in self.names}
+        self.generator = torch.Generator().manual_seed(seed)
+        self.sums = {
+            kind: {name: torch.zeros_like(t.detach()) for name, t in self.own.items()}
+            for kind in self.wanted
+        }
+
+    def run(
+        self, number: int, args: tuple[Any, ...], kwargs: Mapping[str, Any], labels: Tensor | None
+    ) -> None:
+        if labels is None:
+            raise PrunerError(
+                f"calibration: batch {number} has no labels; gradients of the loss need pairs of "
+                f"inputs and labels"
+            )
+        weights = {n: t.detach().requires_grad_() for n, t in self.own.items()}
+        with torch.enable_grad(), _swapped(self.model, self.own, weights):
+            outputs = self.model(*args, **kwargs)
+            value = self._value(number, outputs, labels)
+            second = "hessian" in self.wanted
+            slopes = torch.autograd.grad(
+                value, list(weights.values()), create_graph=second, allow_unused=True
+            )
+            known = {n: g for n, g in zip(weights, slopes, strict=True) if g is not None}
+            for name, slope in known.items():
+                if "gradients" in self.wanted:
+                    self.sums["gradients"][name] += slope.detach()
+                if "squared_gradients" in self.wanted:
+                    self.sums["squared_gradients"][name] += slope.detach().square()
+            if second:
+                self._curvature(weights, known)
+
+    def _curvature(self, weights: Mapping[str, Tensor], slopes: Mapping[str, Tensor]) -> None:
+        """Hutchinson's estimate of the diagonal: z * (H z) with random signs z."""
+        signs = {
+            name: (torch.randint(2, slope.shape, generator=self.generator) * 2 - 1).to(slope)
+            for name, slope in slopes.items()
+        }
+        alive = [name for name, slope in slopes.items() if slope.requires_grad]
+        if not alive:  # the loss is linear in every weight
+            return
+        try:
+            products = torch.autograd.grad(
+                [slopes[name] for name in alive],
+                [weights[name] for name in alive],
+                [signs[name] for name in alive],
+                allow_unused=True,
+            )
+        except RuntimeError as error:
+            raise PrunerError(
+                f"{type(self.model).__name__}: has no second derivatives "
+                f"({' '.join(str(error).split())[:200]}); choose another measure, such as Taylor"
+            ) from error
+        for name, product in zip(alive, products, strict=True):
+            if product is not None:
+                self.sums["hessian"][name] += signs[name] * product
+
+    def _value(self, number: int, outputs: Any, labels: Tensor) -> Tensor:
+        if self.loss is F.cross_entropy:
+            _check_labels(number, self.model, outputs, labels)
+        try:
+            value = self.loss(outputs, labels)
+        except Exception as error:
+            raise PrunerError(
+                f"calibration: the loss raised {type(error).__name__} on batch {number}: "
+                f"{' '.join(str(error).split())}; it is called with what the network returns and "
+                f"the labels"
+            ) from error
+        if not isinstance(value, Tensor) or value.numel() != 1 or not bool(value.isfinite().all()):
+            shown = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+            raise PrunerError(
+                f"calibration: the loss of batch {number} is {shown}; expected one finite number"
+            )
+        return value
+
+    def means(self, count: int) -> dict[str, dict[str, Tensor]]:
+        return {
+            kind: {name: total / count for name, total in sums.items()}
+            for kind, sums in self.sums.items()
+        }
+
+
+def _check_labels(number: int, model: nn.Module, outputs: Any, labels: Tensor) -> None:
+    if not isinstance(outputs, Tensor) or outputs.dim() < 2:
+        raise PrunerError(
+            f"calibration: {type(model).__name__} returns a {type(outputs).__name__}; expected "
+            f"logits (batch, classes), or a loss of your own: Calibration(loader, loss=...)"
+        )
+    if not labels.is_floating_point() and labels.numel():
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= outputs.shape[1]:
+            raise PrunerError(
+                f"calibration: batch {number} has the label {low if low < 0 else high}; "
+                f"{type(model).__name__} has {outputs.shape[1]} outputs, expected labels from 0 "
+                f"to {outputs.shape[1] - 1}"
+            )
+
+
+@contextmanager
+def _swapped(
+    model: nn.Module, own: Mapping[str, Tensor], others: Mapping[str, Tensor]
+) -> Iterator[None]:
+    modules = list(model.modules())
+    there = {id(tensor): others[name] for name, tensor in own.items()}
+    back = {id(others[name]): tensor for name, tensor in own.items()}
+    swap_tensors(modules, there)
+    try:
+        yield
+    finally:
+        swap_tensors(modules, back)
