@@ -197,8 +197,11 @@ class _Activations(Watch):  # type: ignore[no-untyped-call]
 
     def run(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self.at = 0
+        with torch.inference_mode():  # a forward may write to its inputs
+            args = map_tensors(args, Tensor.clone)
+            kwargs = map_tensors(dict(kwargs), Tensor.clone)
         with self.watching():
-            model(*map_tensors(args, Tensor.clone), **map_tensors(dict(kwargs), Tensor.clone))
+            model(*args, **kwargs)
         if self.at < len(self.tape.steps):
             raise _another_way(name_of(self.tape.steps[self.at].func), "is not reached")
 

@@ -114,17 +114,28 @@ def network_from_pickle(path: Path) -> nn.Module:
 
 
 def _module_of(path: Path, name: str) -> ModuleType:
-    """The module of a user's file."""
-    what = f"--arch {path}:{name}"
+    return module_from_file(path, f"--arch {path}:{name}", "FILE.py:CLASS")
+
+
+def module_from_file(path: Path, what: str, expected: str) -> ModuleType:
+    """The module of a user's file, which is imported and so runs.
+
+    Args:
+        what: names the file in messages, as the user did.
+        expected: what should have been there.
+
+    Raises:
+        PrunerError: there is no such file, or it raises on import.
+    """
     if not path.is_file():
-        raise PrunerError(f"{what}: no such file; expected FILE.py:CLASS")
+        raise PrunerError(f"{what}: no such file; expected {expected}")
     root, module = path.resolve().parent, path.stem
     while (root / "__init__.py").exists():
         root, module = root.parent, f"{root.name}.{module}"
     top, _, rest = module.partition(".")
     if rest and not _is_package_at(sys.modules.get(top), root / top):
         module = f"{_package_at(root / top, what)}.{rest}"
-    return _imported(path.resolve(), root, module, what)
+    return _imported(path.resolve(), root, module, what, expected)
 
 
 def _is_package_at(module: ModuleType | None, folder: Path) -> bool:
@@ -164,7 +175,7 @@ def _package_at(folder: Path, what: str) -> str:
     return name
 
 
-def _imported(path: Path, root: Path, name: str, what: str) -> ModuleType:
+def _imported(path: Path, root: Path, name: str, what: str, expected: str) -> ModuleType:
     known = sys.modules.get(name)
     if known is not None and getattr(known, "__file__", None) == str(path):
         return known
@@ -174,7 +185,7 @@ def _imported(path: Path, root: Path, name: str, what: str) -> ModuleType:
         name = f"{path.stem}_{digest}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise PrunerError(f"{what}: not a Python file; expected FILE.py:CLASS")
+        raise PrunerError(f"{what}: not a Python file; expected {expected}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     with _importable(root):

@@ -225,7 +225,6 @@ def select(
     free = made & ~units.frozen & ~np.isnan(scores)
     ratios = ratios_of(graph, units, budget.ratios)
     cost = _Cost(graph, units, budget.target)
-    selection = _Selection(graph, units, scores, budget, method, name, torch.device(device))
     full = cost(np.ones(units.count, dtype=bool))
 
     def removed(gone: Stays) -> int:
@@ -237,10 +236,11 @@ def select(
     # Without a cap of the user's own, the usual one gives way before the budget does.
     caps = [budget.max_ratio] if budget.max_ratio is not None else [USUAL_CAP, 1.0]
     for cap in caps:
-        floor = _floor(graph, units, scores, budget.min_filters, cap)
-        fixed = selection.by_ratio(ratios, free & ~floor)
-        searched = free & ~floor & ~np.isin(units.group_of, list(ratios))
-        most = selection.rounded(fixed | searched)
+        floors = _Floors(graph, units, scores, budget.min_filters, cap)
+        selection = _Selection(graph, units, scores, budget, floors, method, name, device)
+        fixed = selection.by_ratio(ratios, free)
+        searched = free & ~np.isin(units.group_of, list(ratios))
+        most = selection.allowed(fixed | searched)
         if reached(most):
             return ~selection.search(fixed, searched, reached)
     share = removed(most) * 100 / full if full else 0.0
@@ -263,12 +263,13 @@ class _Selection:
         units: Units,
         scores: Scores,
         budget: Budget,
+        floors: _Floors,
         method: Method,
         name: str,
-        device: torch.device,
+        device: torch.device | str,
     ) -> None:
         self.graph, self.units, self.scores, self.budget = graph, units, scores, budget
-        self.method, self.device = method, device
+        self.floors, self.method, self.device = floors, method, torch.device(device)
         self.name = name or getattr(method, "__name__", type(method).__name__)
         self.widths = np.bincount(units.group_of, minlength=1)
 
@@ -295,7 +296,7 @@ class _Selection:
 
     def search(self, fixed: Stays, searched: Stays, reached: Callable[[Stays], bool]) -> Stays:
         """The smallest selection, beyond what is fixed, that meets the budget."""
-        members, layers = self.layers(self._ranked(searched))
+        members, layers = self.layers(searched)
         total = sum(len(units) for units in members)
 
         def gone(step: int) -> Stays:
@@ -304,38 +305,31 @@ class _Selection:
                 masks = self._asked(step / total, layers)
                 for units, goes in zip(members, masks, strict=True):
                     mask[units[goes]] = True
-            return mask & (searched | fixed)
+            return mask
 
         low, high = 0, total
         while low < high:
             middle = (low + high) // 2
-            if reached(self.rounded(gone(middle))):
+            if reached(self.allowed(gone(middle))):
                 high = middle
             else:
                 low = middle + 1
         if low == 0:
-            return self.rounded(gone(0))
+            return self.allowed(gone(0))
         # One step may take a unit of each of several layers: no more of them than needed.
         before, after = gone(low - 1), gone(low)
         last = np.flatnonzero(after & ~before)
         last = last[np.argsort(self.scores[last], kind="stable")]
         if (before & ~after).any():
-            return self.rounded(after)
+            return self.allowed(after)
         low, high = 1, max(len(last), 1)
         while low < high:
             middle = (low + high) // 2
             tried = before.copy()
             tried[last[:middle]] = True
-            low, high = (low, middle) if reached(self.rounded(tried)) else (middle + 1, high)
+            low, high = (low, middle) if reached(self.allowed(tried)) else (middle + 1, high)
         before[last[:low]] = True
-        return self.rounded(before)
-
-    def _ranked(self, searched: Stays) -> Stays:
-        """What methods see: all units of the groups in which any may go, frozen ones left out."""
-        groups = np.unique(self.units.group_of[searched])
-        scored = ~self.units.frozen & ~np.isnan(self.scores)
-        ranked: Stays = scored & np.isin(self.units.group_of, groups)
-        return ranked
+        return self.allowed(before)
 
     def _asked(self, amount: float, layers: Sequence[ScoredLayer]) -> list[Stays]:
         """What the method says, checked."""
@@ -362,7 +356,11 @@ class _Selection:
             )
         return [mask.cpu().numpy() for mask in found]
 
-    def rounded(self, gone: Stays) -> Stays:
+    def allowed(self, gone: Stays) -> Stays:
+        """Of the units that go, those that may: no layer gets too thin, widths are rounded."""
+        return self._rounded(self.floors.kept(gone))
+
+    def _rounded(self, gone: Stays) -> Stays:
         """Of the units that go, those that go when groups keep a multiple of channels.
 
         The number that stays is rounded up: the budget's search then takes more until it is met.
@@ -418,19 +416,35 @@ def count_target(graph: ChannelGraph, units: Units, target: Target) -> int:
     return _Cost(graph, units, target)(np.ones(units.count, dtype=bool))
 
 
-def _floor(
-    graph: ChannelGraph, units: Units, scores: Scores, min_filters: int, max_ratio: float
-) -> Stays:
-    """Shape (units,): the best units of every layer, which stay: `min_filters` of them, and as
-    many as keep it from losing more than `max_ratio`."""
-    protected = np.zeros(units.count, dtype=bool)
-    for axis in graph.outputs():
-        of_layer = np.unique(units.of(axis))
-        count = max(min_filters, math.ceil((1 - max_ratio) * len(of_layer) - 1e-6))
-        # Frozen units stay anyway; they count towards the floor. Of equals, the first go first.
-        best = np.lexsort((-of_layer, -scores[of_layer], ~units.frozen[of_layer]))
-        protected[of_layer[best[:count]]] = True
-    return protected
+class _Floors:
+    """How many channels every layer keeps: `min_filters`, and no less than `max_ratio` leaves."""
+
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        units: Units,
+        scores: Scores,
+        min_filters: int,
+        max_ratio: float,
+    ) -> None:
+        self.layers: list[tuple[Indices, int]] = []
+        """The units of a layer, the last to go first, and how many of them stay."""
+        for axis in graph.outputs():
+            of_layer = np.unique(units.of(axis))
+            count = max(min_filters, math.ceil((1 - max_ratio) * len(of_layer) - 1e-6))
+            # Of equals, the first go first.
+            best = np.lexsort((-of_layer, -scores[of_layer]))
+            self.layers.append((of_layer[best], count))
+
+    def kept(self, gone: Stays) -> Stays:
+        """Of the units that go, those that may; layers that got too thin keep their best ones."""
+        result = gone.copy()
+        for of_layer, count in self.layers:
+            goes = of_layer[result[of_layer]]
+            lacking = count - (len(of_layer) - len(goes))
+            if lacking > 0:
+                result[goes[:lacking]] = False
+        return result
 
 
 class _Cost:

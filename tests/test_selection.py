@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from pruners import Axis, ChannelGraph, Coupling, PrunerError
 from pruners.channel_graph import Units, kept_of
-from pruners.methods import Budget, count_target, select
-from pruners.scoring import ChannelNorm, Scores, measure_named, score_units
+from pruners.measures import ChannelNorm
+from pruners.methods import Budget, count_target, select, structure_of
+from pruners.registry import PRUNING_METHODS, method_named, register_method
+from pruners.scoring import NORMALIZERS, Scores, score_units
 
 Conv = Axis("conv1.weight", 0)
 
@@ -56,7 +58,7 @@ def kept(
     """The rows that stay of every layer with values."""
     units = graph.units()
     scores = scores_of(graph, units, values)
-    stays = select(graph, units, scores, Budget(**budget), method)
+    stays = select(graph, units, scores, Budget(**budget), method_named(method), name=method)
     left = kept_of(graph.shapes, units, stays)
     return {name: left[name][0].tolist() for name in values}
 
@@ -176,6 +178,160 @@ def test_local_in_groups_of_unlike_size() -> None:
     assert got == {"conv1.weight": [0], "conv2.weight": [0, 1, 2, 3]}
 
 
+def test_isomorphic_ranks_like_with_like() -> None:
+    """Layers of one kind are ranked together, and every kind loses the same share.
+
+    conv2 and conv3 lie between convolutions; conv1's columns are the network's input, so that its
+    group has another structure.
+    """
+    graph = chain(2, 4, 4, 4, 1)
+    for name, kernel in (("conv2.weight", 3), ("conv3.weight", 3)):
+        graph.shapes[name] = (4, 4, kernel, kernel)
+    values = {
+        "conv1.weight": [10.0, 20.0, 30.0, 40.0],
+        "conv2.weight": [1.0, 2.0, 3.0, 7.0],
+        "conv3.weight": [4.0, 5.0, 6.0, 8.0],
+    }
+    structures = {}
+    units = graph.units()
+    for name in values:
+        group = int(units.group_of[units.of(Axis(name, 0))][0])
+        structures[name] = structure_of(graph, units, group)
+    # conv1 is read by 3x3 kernels, conv2 too; conv3 by the last 1x1.
+    assert len(set(structures.values())) == 3
+    same = chain(2, 4, 4, 4, 1)
+    same_units = same.units()
+    kinds = [
+        structure_of(same, same_units, int(same_units.group_of[same_units.of(Axis(name, 0))][0]))
+        for name in values
+    ]
+    assert len(set(kinds)) == 1
+    got = kept(same, values, "Isomorphic", prune_pct=0, target="channels", min_filters=1)
+    assert got == {name: [0, 1, 2, 3] for name in values}
+    # Of one kind: as Global. Of three: as Local.
+    half = {"prune_pct": 46, "target": "channels", "min_filters": 1}
+    assert kept(same, values, "Isomorphic", **half) == kept(same, values, "Global", **half)
+    assert kept(graph, values, "Isomorphic", **half) == kept(graph, values, "Local", **half)
+    assert kept(graph, values, "Isomorphic", **half) != kept(graph, values, "Global", **half)
+
+
+@pytest.mark.parametrize("method", PRUNING_METHODS)
+@pytest.mark.parametrize("pct", [10, 35, 50, 75])
+def test_every_method_overshoots_by_less_than_a_unit(method: str, pct: float) -> None:
+    generator = np.random.default_rng(0)
+    graph = chain(3, 16, 16, 8, 16, 2)
+    values = {
+        f"conv{i}.weight": generator.random(w) for i, w in ((1, 16), (2, 16), (3, 8), (4, 16))
+    }
+    units = graph.units()
+    scores = scores_of(graph, units, {k: list(v) for k, v in values.items()})
+    stays = select(graph, units, scores, Budget(pct, min_filters=1), method_named(method))
+    full = count_target(graph, units, "params")
+
+    def removed(mask: Any) -> float:
+        left = kept_of(graph.shapes, units, mask)
+        count = sum(np.prod([len(d) for d in left[name]]) for name in graph.shapes)
+        return 100 * (full - count) / full
+
+    assert removed(stays) >= pct
+    # Giving any one of the units that went last back misses the budget: the dearest cannot.
+    assert (
+        min(
+            removed(np.where(np.arange(units.count) == unit, True, stays))
+            for unit in np.flatnonzero(~stays)
+        )
+        < pct
+    )
+
+
+def test_a_cap_keeps_a_layer_from_collapsing() -> None:
+    """Global takes nine of ten of the layer with the small scores, and no more unless it must."""
+    values = {
+        "conv1.weight": [float(i) for i in range(20)],
+        "conv2.weight": [100.0 + i for i in range(20)],
+    }
+    graph = chain(1, 20, 20, 1)
+    # 20 + 400 + 20; with two of conv1 left 2 + 40 + 20.
+    got = kept(graph, values, prune_pct=86, min_filters=1)
+    assert [len(rows) for rows in got.values()] == [2, 19]
+    assert [len(r) for r in kept(graph, values, prune_pct=85, min_filters=1).values()] == [2, 20]
+    half = kept(graph, values, prune_pct=70, min_filters=1, max_ratio=0.5)
+    assert [len(rows) for rows in half.values()] == [10, 11]
+    # The usual cap leaves 2 + 4 + 2 of 440, 98.1 percent; it gives way where more is asked for.
+    assert [len(r) for r in kept(graph, values, prune_pct=99, min_filters=1).values()] == [1, 1]
+    with pytest.raises(
+        PrunerError, match=r"at most 98\.1 percent .* round_to=1, max_ratio=0\.9 and"
+    ):
+        kept(graph, values, prune_pct=99, min_filters=1, max_ratio=0.9)
+
+
+def test_ratios_hold_whatever_the_budget() -> None:
+    values = {
+        "conv1.weight": [4.0, 3.0, 2.0, 1.0],
+        "conv2.weight": [8.0, 7.0, 6.0, 5.0],
+        "conv3.weight": [30.0, 20.0, 10.0, 0.5],
+    }
+    graph = chain(1, 4, 4, 4, 1)
+    ratios = (("conv3", 0.5),)
+    got = kept(graph, values, prune_pct=0, min_filters=1, ratios=ratios)
+    assert got == {
+        "conv1.weight": [0, 1, 2, 3],
+        "conv2.weight": [0, 1, 2, 3],
+        "conv3.weight": [0, 1],
+    }
+    # 40 parameters; with half of conv3 30, and the rest comes from conv1 and conv2.
+    got = kept(graph, values, prune_pct=50, min_filters=1, ratios=ratios)
+    assert got["conv3.weight"] == [0, 1]
+    assert got["conv1.weight"] == [0, 1]
+    # The last pattern that matches a layer holds.
+    got = kept(graph, values, prune_pct=0, min_filters=1, ratios=(("conv*", 0.5), ("conv2", 0)))
+    assert [len(rows) for rows in got.values()] == [2, 4, 2]
+    with pytest.raises(PrunerError, match=r"^--ratio conv9: matches no layer; did you mean conv"):
+        kept(graph, values, prune_pct=0, ratios=(("conv9", 0.5),))
+
+
+def test_layers_that_lose_channels_together_have_one_ratio() -> None:
+    graph = added()
+    units = graph.units()
+    both = (("conv1", 0.5), ("conv2", 0.25))
+    with pytest.raises(
+        PrunerError,
+        match=r"^--ratio: conv1 is to lose 0\.5 and conv2 0\.25 of their channels, but they lose "
+        r"them together; give both the same ratio$",
+    ):
+        select(graph, units, np.ones(units.count), Budget(0, ratios=both), method_named("Global"))
+
+
+def test_a_method_of_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pruners.registry.PRUNING_METHODS", dict(PRUNING_METHODS))
+    monkeypatch.setitem(PRUNING_METHODS, "Every", None)
+
+    @register_method("Every")
+    def first(amount: float, layer_list: Any, device: torch.device) -> list[Tensor]:
+        """The first channels of every layer, important or not."""
+        return [torch.arange(len(x.scores)) < round(amount * len(x.scores)) for x in layer_list]
+
+    values = {"conv1.weight": [9.0, 1.0, 2.0, 3.0], "conv2.weight": [9.0, 8.0, 7.0, 6.0]}
+    got = kept(chain(1, 4, 4, 1), values, "Every", prune_pct=45, min_filters=1)
+    assert got == {"conv1.weight": [2, 3], "conv2.weight": [1, 2, 3]}
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (lambda *_: None, r"^method mine: returned what is no selection; expected a list with a "),
+        (lambda *_: [torch.ones(4)] * 2, r"with a bool tensor for each of the 2 layers, of the sh"),
+        (lambda *_: [torch.ones(3, dtype=torch.bool)] * 2, r"of the shape of its scores$"),
+        (lambda *_: 1 / 0, r"^method mine: raised ZeroDivisionError for amount 0\.5: division by"),
+    ],
+)
+def test_a_method_that_returns_no_selection(method: Any, message: str) -> None:
+    graph = chain(1, 4, 4, 1)
+    units = graph.units()
+    with pytest.raises(PrunerError, match=message):
+        select(graph, units, np.ones(units.count), Budget(50), method, name="mine")
+
+
 def test_unknown_method() -> None:
     with pytest.raises(PrunerError, match=r"method Globl: unknown; did you mean Global\?; on off"):
         kept(chain(1, 4, 1), {"conv1.weight": [1.0] * 4}, "Globl", prune_pct=1)
@@ -210,19 +366,14 @@ def added() -> ChannelGraph:
         ("sum", [1 / 3 + 2, 2 / 3 + 0.5, 2 + 0.5]),
         ("mean", [(1 / 3 + 2) / 2, (2 / 3 + 0.5) / 2, (2 + 0.5) / 2]),
         ("max", [2, 2 / 3, 2]),
+        ("product", [2 / 3, 1 / 3, 1]),
     ],
 )
 def test_a_unit_aggregates_its_layers(aggregate: Any, expected: list[float]) -> None:
     graph = added()
     units = graph.units()
-    scores = score_units(Pair(), graph, units, ChannelNorm(), aggregate)
+    scores = score_units(Pair(), graph, units, ChannelNorm(), aggregate).units
     assert scores[units.of(Conv)] == pytest.approx(expected, abs=1e-7)
-
-
-def test_channel_norms() -> None:
-    weight = torch.tensor([[3.0, -4.0], [1.0, 0.0]])
-    assert ChannelNorm()(weight=weight).tolist() == [7, 1]
-    assert ChannelNorm(p=2)(weight=weight).tolist() == [5, 1]
 
 
 def test_a_layer_of_zeros_scores_nothing_and_divides_by_nothing() -> None:
@@ -230,7 +381,7 @@ def test_a_layer_of_zeros_scores_nothing_and_divides_by_nothing() -> None:
     nn.init.zeros_(model.conv1.weight)
     graph = added()
     units = graph.units()
-    scores = score_units(model, graph, units, ChannelNorm(), "sum")
+    scores = score_units(model, graph, units, ChannelNorm(), "sum").units
     assert scores[units.of(Conv)].tolist() == [2, 0.5, 0.5]
 
 
@@ -250,15 +401,89 @@ def test_a_measure_of_the_users_own() -> None:
 
     graph = added()
     units = graph.units()
-    scores = score_units(Pair(), graph, units, first_input, "sum")
-    # 3, 0, 8 over their mean, and 50, 20, 0 over theirs.
-    expected = [9 / 11 + 15 / 7, 6 / 7, 24 / 11]
+    scores = score_units(Pair(), graph, units, first_input, "sum").units
+    # Absolute values, summed over the kernel: 0, 1, 5 over their mean, and 30, 0, 0 over theirs.
+    expected = [3, 1 / 2, 5 / 2]
     assert scores[units.of(Conv)] == pytest.approx(expected, abs=1e-6)
 
 
-def test_unknown_measure() -> None:
-    with pytest.raises(PrunerError, match=r"measure ChannelNrom: unknown; did you mean ChannelNor"):
-        measure_named("ChannelNrom")
+@pytest.mark.parametrize(
+    ("normalizer", "expected"),
+    [
+        ("mean", [1 / 3, 2 / 3, 2]),
+        ("sum", [1 / 9, 2 / 9, 6 / 9]),
+        ("max", [1 / 6, 2 / 6, 1]),
+        ("none", [1, 2, 6]),
+        ("standard", [-2 / (14 / 3) ** 0.5, -1 / (14 / 3) ** 0.5, 3 / (14 / 3) ** 0.5]),
+    ],
+)
+def test_scores_are_brought_to_one_scale(normalizer: str, expected: list[float]) -> None:
+    """1, 2, 6: mean 3, variance (4 + 1 + 9) / 3."""
+    graph = ChannelGraph({"conv1.weight": (3, 1, 1, 1)})
+    graph.add(Conv, role="out")
+    units = graph.units()
+    found = score_units(Pair(), graph, units, ChannelNorm(), normalizer=normalizer)
+    assert found.units[units.of(Conv)] == pytest.approx(expected)
+    assert found.layers["conv1.weight"].tolist() == [1, 2, 6]
+
+
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+def test_equal_scores_divide_by_nothing(normalizer: str) -> None:
+    assert np.isfinite(NORMALIZERS[normalizer](np.zeros(3))).all()
+    assert np.isfinite(NORMALIZERS[normalizer](np.full(3, 2.0))).all()
+
+
+def returns(value: Any) -> Any:
+    return lambda *, weight, **context: value
+
+
+def raises(*, weight: Tensor, **context: Any) -> Tensor:
+    raise ZeroDivisionError("of mine")
+
+
+@pytest.mark.parametrize(
+    ("measure", "message"),
+    [
+        (
+            returns(torch.ones(2)),
+            r"^measure mine: returned shape \(2,\) for conv1\.weight; expected a tensor of shape "
+            r"\(3,\), a score for every output channel$",
+        ),
+        (
+            returns([1, 2, 3]),
+            r"^measure mine: returned a list for conv1\.weight; expected a tensor",
+        ),
+        (
+            returns(torch.tensor([1.0, float("nan"), 2.0])),
+            r"^measure mine: returned nan for 1 of 3 channels of conv1\.weight; expected finite",
+        ),
+        (
+            returns(torch.tensor([1.0, -0.5, 2.0])),
+            r"^measure mine: returned -0\.5 for a channel of conv1\.weight; expected scores of at "
+            r"least 0, the larger the more important$",
+        ),
+        (raises, r"^measure mine: raised ZeroDivisionError on conv1\.weight: of mine$"),
+    ],
+)
+def test_a_measure_that_returns_no_scores(measure: Any, message: str) -> None:
+    graph = added()
+    with pytest.raises(PrunerError, match=message):
+        score_units(Pair(), graph, graph.units(), measure, name="mine")
+
+
+def test_a_layer_without_a_score_stays() -> None:
+    """A measure without an opinion on conv1 leaves its channels alone, the best of conv2 too."""
+    graph = chain(1, 4, 4, 1)
+    units = graph.units()
+    scores = scores_of(graph, units, {"conv2.weight": [1.0, 2.0, 3.0, 4.0]})
+    scores[units.of(Conv)] = np.nan
+    everywhere = method_named("Global")
+    stays = select(graph, units, scores, Budget(50, min_filters=1), everywhere)
+    left = kept_of(graph.shapes, units, stays)
+    assert left["conv1.weight"][0].tolist() == [0, 1, 2, 3]
+    assert left["conv2.weight"][0].tolist() == [3]
+    with pytest.raises(PrunerError, match=r"2 of 10 units frozen, 4 without a score$"):
+        select(graph, units, scores, Budget(80, min_filters=1), everywhere)
 
 
 @pytest.mark.parametrize(
@@ -269,6 +494,12 @@ def test_unknown_measure() -> None:
         ({"prune_pct": 5, "target": "flop"}, r"--target flop: unknown; expected one of params"),
         ({"prune_pct": 5, "min_filters": 0}, r"--min-filters 0: expected a whole number"),
         ({"prune_pct": 5, "round_to": -8}, r"--round-to -8: expected a whole number"),
+        ({"prune_pct": 5, "max_ratio": 0}, r"--max-ratio 0: expected a share above 0 and up to 1"),
+        ({"prune_pct": 5, "max_ratio": 1.5}, r"--max-ratio 1\.5: expected a share above 0"),
+        (
+            {"prune_pct": 5, "ratios": (("a*", 1.0),)},
+            r"--ratio a\*=1: expected a share of at least 0 and below 1, such as a\*=0\.7",
+        ),
     ],
 )
 def test_a_budget_that_is_none(options: dict[str, Any], message: str) -> None:
