@@ -26,7 +26,7 @@ from pruners.channel_graph import ChannelGraph, Kept, Units, kept_of
 from pruners.errors import PrunerError, WriterError, did_you_mean
 from pruners.given import check_examples, check_given, hooked
 from pruners.graph_source import with_source
-from pruners.methods import Budget, Target, select
+from pruners.methods import USUAL_CAP, Budget, Target, select
 from pruners.metrics import count_macs
 from pruners.model_writers import Writer
 from pruners.registry import measure_named, method_named
@@ -270,10 +270,32 @@ class PruningResult(Written):
                 *pruning.sourced.notes,
                 *self.writer.warnings,
                 *(f"{path}: its hooks are left out" for path in hooked(pruning.original)),
+                *self._beyond_the_cap(),
                 *unknown_before,
             ),
         )
         return replace(report, before=pruning.before)
+
+    def _beyond_the_cap(self) -> list[str]:
+        """Layers that lose more than is usual, as the budget could not be met otherwise."""
+        if self.pruning.options.max_ratio is not None:
+            return []
+        share = {
+            axis.tensor.removesuffix(".weight"): 1
+            - len(self.kept[axis.tensor][axis.dim]) / self.graph.size(axis)
+            for axis in self.graph.outputs()
+        }
+        most = sorted((layer for layer in share if share[layer] > USUAL_CAP), key=share.__getitem__)
+        if not most:
+            return []
+        others = f" and {len(most) - 1} more" if len(most) > 1 else ""
+        return [
+            f"{most[-1]}{others}: lose {share[most[-1]]:.0%} of their channels or nearly so, more "
+            f"than the usual {USUAL_CAP:.0%}, which the budget cannot be met with"
+            if others
+            else f"{most[-1]}: loses {share[most[-1]]:.0%} of its channels, more than the usual "
+            f"{USUAL_CAP:.0%}, which the budget cannot be met with"
+        ]
 
     @cached_property
     def writer(self) -> Writer:

@@ -547,7 +547,7 @@ def test_a_family_takes_shape_and_classes_from_options_or_dataset(run: Run) -> N
 def test_weights_of_another_dataset_are_mentioned(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pruners.datasets import DATASETS
+    from pruners.registry import DATASETS
 
     monkeypatch.setitem(DATASETS, "Other", DATASETS["Digits"])
     done = run("--arch", "resnet", "--dataset", "Other", "--dry-run")

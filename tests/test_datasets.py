@@ -14,7 +14,8 @@ import torchvision
 from sklearn.datasets import load_digits
 from torch.utils.data import TensorDataset
 
-from pruners.datasets import DATASETS, load_dataset, prepare_images
+from pruners.datasets import load_dataset, prepare_images
+from pruners.registry import DATASETS
 from pruners.errors import PrunerError
 
 RNG = np.random.default_rng(0)
@@ -157,12 +158,12 @@ def test_colour_becomes_grey_by_its_mean():
 def test_unknown_dataset():
     with pytest.raises(
         PrunerError,
-        match=r"^dataset CIFAR11: unknown; did you mean CIFAR10.*expected one of Digits",
+        match=r"^dataset CIFAR11: unknown; did you mean CIFAR10.*on offer are Digits",
     ):
         load_dataset("CIFAR11")
 
 
-@pytest.mark.parametrize("name", [n for n, entry in DATASETS.items() if not entry["bundled"]])
+@pytest.mark.parametrize("name", [n for n, entry in DATASETS.items() if entry["path"] is not None])
 def test_missing_folder_says_what_goes_where(tmp_path, name):
     with pytest.raises(PrunerError, match=rf"^dataset {name}: .* is missing; expected in it") as e:
         load_dataset(name, tmp_path)

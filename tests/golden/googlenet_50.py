@@ -1,5 +1,5 @@
-"""googlenet, pruned: 13,004,888 -> 6,501,604 parameters (-50.0 %),
-123.3 M -> 3.0 M multiply-accumulates at 3x64x64.
+"""googlenet, pruned: 13,004,888 -> 6,502,444 parameters (-50.0 %),
+123.3 M -> 3.2 M multiply-accumulates at 3x64x64.
 
 Generated from torchvision/models/googlenet.py (class GoogLeNet); edit freely.
 Measure ChannelNorm, method Global.
@@ -37,31 +37,31 @@ class GoogLeNet(nn.Module):
         self.aux_logits = True
         self.transform_input = False
 
-        self.conv1 = BasicConv2d(3, 6, kernel_size=7, stride=2)
+        self.conv1 = BasicConv2d(3, 7, kernel_size=7, stride=2)
         self.maxpool1 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
-        self.conv2 = BasicConv2d(6, 10)
+        self.conv2 = BasicConv2d(7, 10)
         self.conv3 = BasicConv2d(10, 25, kernel_size=3)
         self.maxpool2 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
 
-        self.inception3a = Inception(25, 7, 15, 19, 2, 3, 5)
-        self.inception3b = Inception(34, 18, 15, 16, 5, 14, 6)
+        self.inception3a = Inception(25, 7, 15, 19, 2, 4, 5)
+        self.inception3b = Inception(35, 17, 15, 20, 5, 14, 7)
         self.maxpool3 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
 
-        self.inception4a = Inception(54, 33, 15, 27, 2, 8, 10)
-        self.inception4b = Inception(78, 19, 11, 36, 4, 7, 5)
-        self.inception4c = Inception(67, 19, 17, 27, 4, 9, 8)
-        self.inception4d = Inception(63, 11, 24, 42, 4, 6, 9)
-        self.inception4e = Inception(68, 36, 18, 26, 5, 17, 13)
+        self.inception4a = Inception(58, 33, 14, 27, 2, 8, 10)
+        self.inception4b = Inception(78, 19, 12, 36, 4, 7, 7)
+        self.inception4c = Inception(69, 19, 17, 27, 4, 9, 8)
+        self.inception4d = Inception(63, 12, 23, 41, 4, 7, 9)
+        self.inception4e = Inception(69, 35, 17, 32, 5, 16, 13)
         self.maxpool4 = nn.MaxPool2d(2, ceil_mode=True)
 
-        self.inception5a = Inception(92, 43, 24, 41, 3, 21, 19)
-        self.inception5b = Inception(124, 45, 17, 60, 6, 14, 21)
+        self.inception5a = Inception(96, 42, 23, 40, 4, 21, 18)
+        self.inception5b = Inception(121, 44, 20, 60, 6, 13, 21)
         self.aux1 = InceptionAux(78, num_classes, dropout_aux)
-        self.aux2 = InceptionAux(68, num_classes, dropout_aux)
+        self.aux2 = InceptionAux(69, num_classes, dropout_aux)
 
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.dropout = nn.Dropout(p=dropout)
-        self.fc = nn.Linear(140, num_classes)
+        self.fc = nn.Linear(138, num_classes)
 
         if init_weights:
             for m in self.modules():
