@@ -56,8 +56,11 @@ class Use:
     """Its output channels, as they leave the layer."""
     behind: Place
     """Its output channels behind the activation function."""
+    positions: Indices
+    rows: Indices
+    """Shape (pairs,) both: position `positions[i]` of `behind` holds output channel `rows[i]`."""
     activation: str
-    """Name of that function; empty where there is none."""
+    """Name of the function; empty where there is none."""
 
 
 def uses_of(trace: Trace, units: Units, tape: Tape | None = None) -> list[Use]:
@@ -74,20 +77,17 @@ def uses_of(trace: Trace, units: Units, tape: Tape | None = None) -> list[Use]:
     uses = []
     for (number, weight, (operand, in_dim, out_dim)), end in zip(layers, behind, strict=True):
         step = tape.steps[number]
-        rows = units.of(Axis(weight.param.name, weight.out_dim))
-        inputs = _along(step.ins[operand], step.in_shapes[operand], in_dim, unit_of)
-        outputs = _along(step.outs[0], step.out_shapes[0], out_dim, unit_of)
-        makes = Place(number, -1, out_dim, outputs)
-        found = None if end == number else _where(tape.steps[end], end, rows, unit_of)
-        uses.append(
-            Use(
-                weight.param.name,
-                Place(number, operand, in_dim, inputs),
-                makes,
-                makes if found is None else found,
-                "" if found is None else _activation(tape.steps[end]),
-            )
-        )
+        atoms = _along(step.ins[operand], step.in_shapes[operand], in_dim)
+        reads = Place(number, operand, in_dim, unit_of[atoms])
+        made = _along(step.outs[0], step.out_shapes[0], out_dim)
+        makes = Place(number, -1, out_dim, unit_of[made])
+        found = None if end == number else _where(tape.steps[end], end, made, unit_of)
+        if found is None:
+            every = np.arange(len(made))
+            found = makes, every, every
+            end = number
+        name = _activation(tape.steps[end])
+        uses.append(Use(weight.param.name, reads, makes, *found, name))
     return uses
 
 
@@ -141,21 +141,46 @@ def _activation(step: Step) -> str:
     return name if name in ACTIVATIONS else ""
 
 
-def _where(step: Step, number: int, rows: Indices, unit_of: Indices) -> Place | None:
-    """The dimension of a step's result along which all of these units lie."""
-    for dim in range(len(step.out_shapes[0])):
-        found = _along(step.outs[0], step.out_shapes[0], dim, unit_of)
-        if np.isin(rows, found).all():
-            return Place(number, -1, dim, found)
+def _where(
+    step: Step, number: int, made: Indices, unit_of: Indices
+) -> tuple[Place, Indices, Indices] | None:
+    """Where in a step's result the channels of a layer are: the place, positions and rows.
+
+    Args:
+        made: shape (rows,): the atoms that the layer's result carries.
+    """
+    shape = step.out_shapes[0]
+    for dim in range(len(shape)):
+        atoms = _along(step.outs[0], shape, dim)
+        units, mine = unit_of[atoms], unit_of[made]
+        if not np.isin(mine, units[units >= 0]).all():
+            continue
+        place = Place(number, -1, dim, units)
+        if np.isin(made, atoms).all():
+            return place, *_pairs(atoms, made)
+        # Behind an addition the labels are those of the other side, position by position.
+        if np.array_equal(units, mine):
+            return place, np.arange(len(made)), np.arange(len(made))
+        return place, *_pairs(units, mine)
     return None
 
 
-def _along(labels: Labels, shape: Sequence[int], dim: int, unit_of: Indices) -> Indices:
-    """Shape (size,): the unit of every position along a dimension, -1 where nobody's."""
-    found = np.full(shape[dim], -1, dtype=np.int64)
+def _pairs(there: Indices, rows: Indices) -> tuple[Indices, Indices]:
+    """All (position, row) with `there[position] == rows[row]`."""
+    order = np.argsort(there, kind="stable")
+    first = np.searchsorted(there[order], rows, side="left")
+    count = np.searchsorted(there[order], rows, side="right") - first
+    row = np.repeat(np.arange(len(rows)), count)
+    at = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+    return order[first[row] + at], row
+
+
+def _along(labels: Labels, shape: Sequence[int], dim: int) -> Indices:
+    """Shape (size,): the atom of every position along a dimension, 0 where nobody's."""
+    found = np.zeros(shape[dim], dtype=np.int64)
     for layer in labels:
         if operators.varies(layer) == (dim,):
-            found = np.maximum(found, unit_of[operators.collapse(layer).reshape(-1).numpy()])
+            found = np.maximum(found, operators.collapse(layer).reshape(-1).numpy())
     return found
 
 

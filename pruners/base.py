@@ -290,11 +290,8 @@ class PruningResult(Written):
             return []
         others = f" and {len(most) - 1} more" if len(most) > 1 else ""
         return [
-            f"{most[-1]}{others}: lose {share[most[-1]]:.0%} of their channels or nearly so, more "
-            f"than the usual {USUAL_CAP:.0%}, which the budget cannot be met with"
-            if others
-            else f"{most[-1]}: loses {share[most[-1]]:.0%} of its channels, more than the usual "
-            f"{USUAL_CAP:.0%}, which the budget cannot be met with"
+            f"{most[-1]}{others}: up to {share[most[-1]]:.0%} of the channels go, as the budget "
+            f"cannot be met with the usual cap of {USUAL_CAP:.0%}"
         ]
 
     @cached_property

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pruners.activations import Place, Use, uses_of
-from pruners.channel_graph import Indices, Units
+from pruners.channel_graph import Units
 from pruners.errors import PrunerError
 from pruners.measures import OF_ACTIVATIONS, OF_GRADIENTS
 from pruners.operators import Rule, tensors_in
@@ -252,10 +252,7 @@ class _Activations(Watch):  # type: ignore[no-untyped-call]
                 means = [self._mean(use.reads, "in_activations") for use in uses]
                 result["in_activations"][weight] = torch.stack(means).mean(0)
             for name in self.wanted - {"in_activations"}:
-                rows = [
-                    _by_unit(self._mean(use.behind, name), use.behind.units, use.makes.units)
-                    for use in uses
-                ]
+                rows = [_of_rows(self._mean(use.behind, name), use) for use in uses]
                 result[name][weight] = torch.stack(rows).mean(0)
         return result
 
@@ -275,14 +272,11 @@ def _key(place: Place) -> Key:
     return place.step, place.operand, place.dim
 
 
-def _by_unit(values: Tensor, units: Indices, rows: Indices) -> Tensor:
-    """Shape (rows,): for every row the mean over the positions that belong to its unit."""
-    if np.array_equal(units, rows):
-        return values
-    here = units >= 0
-    total = np.bincount(units[here], values.numpy()[here], int(max(units.max(), rows.max())) + 1)
-    count = np.bincount(units[here], minlength=len(total))
-    return torch.from_numpy((total / np.maximum(count, 1))[rows])
+def _of_rows(values: Tensor, use: Use) -> Tensor:
+    """Shape (rows,): for every row the mean over the positions that hold it."""
+    size = len(use.makes.units)
+    total = np.bincount(use.rows, values.numpy()[use.positions], size)
+    return torch.from_numpy(total / np.maximum(np.bincount(use.rows, minlength=size), 1))
 
 
 def _another_way(name: str, what: str) -> PrunerError:
@@ -378,7 +372,9 @@ class _Gradients:
                 f"the labels"
             ) from error
         if not isinstance(value, Tensor) or value.numel() != 1 or not bool(value.isfinite().all()):
-            shown = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+            shown: Any = f"a {type(value).__name__}"
+            if isinstance(value, Tensor):
+                shown = value.item() if value.numel() == 1 else f"of shape {tuple(value.shape)}"
             raise PrunerError(
                 f"calibration: the loss of batch {number} is {shown}; expected one finite number"
             )

@@ -15,8 +15,8 @@ from sklearn.datasets import load_digits
 from torch.utils.data import TensorDataset
 
 from pruners.datasets import load_dataset, prepare_images
-from pruners.registry import DATASETS
 from pruners.errors import PrunerError
+from pruners.registry import DATASETS
 
 RNG = np.random.default_rng(0)
 
