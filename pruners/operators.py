@@ -1,11 +1,5 @@
 """What every operator does to channel labels: one rule an operator, in four kinds.
 
-A *layer* is an integer tensor of the shape of an activation, expanded with stride 0 along the
-dimensions in which it does not vary. Entry (n, c, h, w) names the atom that owns the element; 0
-means that nobody does and that the element always stays. A tensor carries any number of layers,
-each varying along dimensions of its own: none (an input, a constant), one (an ordinary
-activation), one a dimension (a weight).
-
 Two channels of a convolution with rows 7 and 8 (weight[0]) that reads atoms 1, 2, 3:
 
     x        (1, 3, H, W)   layer 1 2 3 along dimension 1, stride 0 elsewhere
@@ -19,289 +13,18 @@ and return the labels of the result. The tables at the end say which operator ha
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-LABELS = "_pruner_labels"
-"""The attribute of a tensor under which its labels are kept."""
+from pruners.calls import Call, normal_dims, words
+from pruners.labels import LABELS, NONE, Labels, Layer, collapse, fold, settle, spread, varies
+from pruners.notes import Notes, Rule
 
-Layer = Tensor
-Labels = tuple[Layer, ...]
-Rule = Callable[["Notes", "Call"], "Labels | list[Labels]"]
-
-NONE: Labels = ()
 _LARGEST = 2**22
 """Elements of a materialised layer; a bigger one is simplified by coupling first."""
-
-
-# --- layers -----------------------------------------------------------------------------------
-
-
-def varies(layer: Layer) -> tuple[int, ...]:
-    """The dimensions along which the layer varies."""
-    return tuple(
-        [d for d, (n, s) in enumerate(zip(layer.shape, layer.stride(), strict=True)) if s and n > 1]
-    )
-
-
-def collapse(layer: Layer, dims: Iterable[int] | None = None) -> Layer:
-    """The layer with size 1 along `dims` (by default: along those in which it does not vary)."""
-    shape, strides = list(layer.shape), layer.stride()
-    flat = [d for d in range(len(shape)) if not strides[d]] if dims is None else dims
-    for d in flat:
-        shape[d] = 1
-    return layer.as_strided(shape, strides)
-
-
-def settle(layer: Layer) -> Layer:
-    """A materialised layer with stride 0 where its values turn out not to vary.
-
-    >>> settle(torch.tensor([[5, 5], [6, 6]])).stride()
-    (2, 0)
-    """
-    for d in varies(layer):
-        first = layer.narrow(d, 0, 1)
-        if bool((layer == first).all()):
-            layer = first.expand(layer.shape)
-    return layer
-
-
-def spread(ids: Tensor, dim: int, shape: Sequence[int]) -> Layer:
-    """The layer of that shape that varies along one dimension as `ids` does."""
-    strides = [0] * len(shape)
-    strides[dim] = ids.stride(0)
-    return ids.as_strided(tuple(shape), strides, ids.storage_offset())
-
-
-# --- what the rules write down ----------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Param:
-    """A parameter or buffer that no operator has changed: the atoms of each of its axes."""
-
-    name: str
-    shape: tuple[int, ...]
-    starts: tuple[int, ...]
-    """Per dimension, the number of the first atom; numbers begin with 1."""
-    ids: dict[int, Tensor] = field(default_factory=dict)
-
-    def along(self, dim: int) -> Tensor | None:
-        """Shape (size,): the atoms of an axis; None for an axis with a single position."""
-        if self.shape[dim] == 1:
-            return None
-        found = self.ids.get(dim)
-        if found is None:
-            start = self.starts[dim]
-            found = self.ids[dim] = torch.arange(start, start + self.shape[dim])
-        return found
-
-
-@dataclass(slots=True)
-class Weight:
-    """A use of a convolution's or linear layer's weight."""
-
-    param: Param
-    out_dim: int
-    in_dim: int
-    positions: float
-    """Output positions, those of all examples together."""
-
-
-class Notes:
-    """Couplings, frozen atoms, counting operators and size demands, in the order of the run."""
-
-    def __init__(self, params: Sequence[Param], atoms: int) -> None:
-        self.params = params
-        self.real = atoms
-        self.atoms = atoms
-        """Atoms that exist so far; numbers above those of the axes are *virtual* (see `fresh`)."""
-        self.place = ""
-        self.couplings: list[tuple[Tensor, Tensor, str]] = []
-        self.frozen: list[tuple[Tensor, str]] = []
-        self.counting: list[tuple[Tensor, str]] = []
-        self.rectangles: list[tuple[Layer, str]] = []
-        self.weights: list[Weight] = []
-
-    # where labels are kept
-
-    def of(self, x: Tensor) -> Labels:
-        found = x.__dict__.get(LABELS, NONE)
-        if isinstance(found, Param):
-            ids = [(found.along(d), d) for d in range(len(found.shape))]
-            return tuple([spread(i, d, found.shape) for i, d in ids if i is not None])
-        labels: Labels = found
-        return labels
-
-    def param(self, x: Tensor) -> Param | None:
-        found = x.__dict__.get(LABELS)
-        return found if isinstance(found, Param) else None
-
-    # what is said of atoms
-
-    def couple(self, a: Tensor, b: Tensor) -> None:
-        """Element by element, broadcast against each other."""
-        if a is b:
-            return
-        a, b = collapse(a), collapse(b)
-        if a.shape != b.shape:
-            a, b = torch.broadcast_tensors(a, b)  # type: ignore[no-untyped-call]
-        self.couplings.append((a.reshape(-1), b.reshape(-1), self.place))
-
-    def meet(self, a: Tensor | None, b: Tensor | None, why: str) -> None:
-        """Couple; where one side has no labels, the other one stays."""
-        if a is not None and b is not None:
-            self.couple(a, b)
-        elif a is not None:
-            self.freeze(a, why)
-        elif b is not None:
-            self.freeze(b, why)
-
-    def freeze(self, layer: Tensor, why: str) -> None:
-        self.frozen.append((collapse(layer).reshape(-1), f"{why} ({self.place})"))
-
-    def count(self, layer: Tensor) -> None:
-        self.counting.append((collapse(layer).reshape(-1), self.place))
-
-    def fresh(self, size: int) -> Tensor:
-        """Virtual atoms, owned by no tensor: padding and filled tensors, as wide as others want."""
-        self.atoms += size
-        return torch.arange(self.atoms - size + 1, self.atoms + 1)
-
-    def filled(self, shape: Sequence[int]) -> Labels:
-        """Labels of a tensor that holds one value: any part of it is as good as any other."""
-        return tuple([spread(self.fresh(n), d, shape) for d, n in enumerate(shape) if n > 1])
-
-    # layers that vary along more than one dimension
-
-    def along(self, layer: Layer, dim: int) -> Tensor:
-        """Shape (size,): the labels along one dimension; other variation is coupled away."""
-        others = [d for d in varies(layer) if d != dim]
-        if others:
-            first = collapse(layer, others)
-            self.couple(layer, first)
-            layer = first
-        return collapse(layer).reshape(-1)
-
-    def channels(self, x: Tensor, dim: int) -> Tensor | None:
-        """Shape (size,): the labels of x along `dim`, or None; x's other layers are left alone."""
-        param = self.param(x)
-        if param is not None:
-            return param.along(dim % len(param.shape))
-        dim %= x.dim()
-        found = None
-        for layer in self.of(x):
-            if dim in varies(layer):
-                found = self.along(layer, dim)
-        return found
-
-    def others(self, x: Tensor, dim: int) -> list[Layer]:
-        """The layers of x that do not vary along `dim`."""
-        return [layer for layer in self.of(x) if dim % x.dim() not in varies(layer)]
-
-    def without(self, layer: Layer, dims: Sequence[int], why: str) -> Layer | None:
-        """The layer with its variation along `dims` coupled away; frozen if it has no other."""
-        varying = varies(layer)
-        inside = [d for d in varying if d in dims]
-        if not inside:
-            return layer
-        if len(inside) == len(varying):
-            self.freeze(layer, why)
-            return None
-        first = collapse(layer, inside)
-        self.couple(layer, first)
-        return first.expand(layer.shape)
-
-    def columns(self, ids: Tensor | None, parts: int) -> None:
-        """Equal parts lose the same positions: j of part 1 goes with j of part 2."""
-        if ids is not None and parts > 1:
-            rows = ids.reshape(parts, -1)
-            self.couple(rows[1:], rows[:1])
-
-    def merge(self, layers: Iterable[Layer]) -> list[Layer]:
-        """Layers of one shape; those that vary along a common dimension are coupled into one."""
-        result: list[Layer] = []
-        for layer in layers:
-            dims = varies(layer)
-            if not dims:
-                continue
-            for i, known in enumerate(result):
-                shared = varies(known)
-                if any(d in dims for d in shared):
-                    self.couple(known, layer)
-                    if len(dims) < len(shared):
-                        result[i] = layer
-                    break
-            else:
-                result.append(layer)
-        return result
-
-    def uses(self, weight: Tensor, out_dim: int, in_dim: int, positions: float) -> None:
-        """Note where a weight, or what was computed from one, is used as rows and columns."""
-        param = self.param(weight)
-        if param is None:
-            ids = self.channels(weight, out_dim)
-            param = None if ids is None else self.owner(int(ids[0]))
-        if param is not None and len(param.shape) == weight.dim():
-            self.weights.append(Weight(param, out_dim, in_dim, positions))
-
-    def owner(self, atom: int) -> Param | None:
-        i = bisect_right(self.params, atom, key=lambda p: p.starts[0] if p.starts else 0) - 1
-        while i >= 0 and not self.params[i].starts:
-            i -= 1
-        return self.params[i] if 0 < atom <= self.real and i >= 0 else None
-
-
-@dataclass(slots=True)
-class Call:
-    func: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    out: Any
-
-    def arg(self, i: int, default: Any = None) -> Any:
-        return self.args[i] if len(self.args) > i else default
-
-    def named(self, name: str, default: Any = None) -> Any:
-        """An argument by its name in the schema."""
-        for i, argument in enumerate(self.func._schema.arguments):
-            if argument.name == name:
-                return self.kwargs.get(name, self.arg(i, default))
-        return default
-
-    def tensors(self) -> list[Tensor]:
-        return tensors_in((*self.args, *self.kwargs.values()))
-
-    @property
-    def x(self) -> Tensor:
-        found: Tensor = self.args[0]
-        return found
-
-
-def words(text: str) -> list[str]:
-    return text.split()
-
-
-def tensors_in(values: Iterable[Any]) -> list[Tensor]:
-    found: list[Tensor] = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, (list, tuple)):
-            found.extend([v for v in value if isinstance(v, Tensor)])
-    return found
-
-
-def normal_dims(dims: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
-    """Dimensions as an operator takes them (None and () mean all), as numbers from 0."""
-    if dims is None or (not isinstance(dims, int) and not len(dims)):
-        return tuple(range(rank))
-    return tuple(d % max(rank, 1) for d in ((dims,) if isinstance(dims, int) else dims))
 
 
 # --- movement: the same operator, applied to the labels ---------------------------------------
@@ -345,7 +68,7 @@ def moved(n: Notes, layers: Iterable[Layer]) -> Labels:
     result = []
     for layer in layers:
         if varies(layer):
-            result.append(rectangle(n, layer))
+            result.append(n.rectangle(layer))
         elif layer.numel():
             n.freeze(layer, "is taken out alone")
     return tuple(result)
@@ -356,16 +79,6 @@ def alias(layer: Layer) -> Layer:
     return layer.as_strided(layer.shape, layer.stride(), layer.storage_offset())
 
 
-def rectangle(n: Notes, layer: Layer) -> Layer:
-    """Note a layer that varies along several dimensions: what stays of it must be a rectangle.
-
-    Which way is settled at the end (`Trace`), when operators further on have had their say.
-    """
-    if len(varies(layer)) > 1:
-        n.rectangles.append((layer, n.place))
-    return layer
-
-
 def reshape(n: Notes, call: Call) -> Labels:
     shape = call.out.shape
     result = []
@@ -374,33 +87,8 @@ def reshape(n: Notes, call: Call) -> Labels:
         if layer.numel() > _LARGEST and len(dims) > 1:
             keep = max(dims, key=lambda d: layer.shape[d])
             layer = spread(n.along(layer, keep), keep, layer.shape)
-        result.append(rectangle(n, fold(layer, shape)))
+        result.append(n.rectangle(fold(layer, shape)))
     return tuple([layer for layer in result if varies(layer)])
-
-
-def fold(layer: Layer, shape: Sequence[int]) -> Layer:
-    """`layer.reshape(shape)` that copies as little as it can.
-
-    Leading and trailing dimensions that do not vary are left out of the copy. They are found on
-    both sides: the varying part of (N, C, H, W) -> (N, C*H*W) is copied once, not N times.
-
-    >>> fold(torch.tensor([1, 2]).view(1, 2, 1).expand(9, 2, 3), (9, 6)).stride()
-    (0, 1)
-    """
-    shape = tuple(shape)
-    if layer.shape == shape:
-        return layer
-    dims = varies(layer)
-    if not dims:
-        return layer.as_strided(shape, [0] * len(shape))
-    lead = 0
-    while lead < min(dims[0], len(shape)) and layer.shape[lead] == shape[lead]:
-        lead += 1
-    inner = layer.as_strided(layer.shape[lead:], layer.stride()[lead:], layer.storage_offset())
-    folded = inner.reshape(shape[lead:])
-    if folded.untyped_storage()._cdata != inner.untyped_storage()._cdata:
-        folded = settle(folded)
-    return folded.expand(shape)
 
 
 def cat(n: Notes, call: Call) -> Labels:
@@ -506,7 +194,7 @@ def repeat(n: Notes, call: Call) -> Labels:
         lead = len(times) - layer.dim()
         wide = [n_ * t for n_, t in zip((1,) * lead + tuple(layer.shape), times, strict=True)]
         flat = [t if lead <= d and d - lead in varies(layer) else 1 for d, t in enumerate(times)]
-        outs.append(rectangle(n, settle(small.repeat(flat)).expand(wide)))
+        outs.append(n.rectangle(settle(small.repeat(flat)).expand(wide)))
     return tuple(outs)
 
 
@@ -542,7 +230,7 @@ def _picked(n: Notes, call: Call, dims: Sequence[int], pick: Callable[[Layer], L
         left = n.without(layer, dims, "is picked by index")
         if left is not None:
             result.append(settle(pick(left)))
-    return tuple([rectangle(n, layer) for layer in result if varies(layer)])
+    return tuple([n.rectangle(layer) for layer in result if varies(layer)])
 
 
 def embedding(n: Notes, call: Call) -> Labels:
@@ -806,7 +494,7 @@ def product(n: Notes, a: Tensor, b: Tensor, shape: Sequence[int]) -> Labels:
             if not inner_too and any(d >= lead and x.shape[d - lead] > 1 for d in batch):
                 n.freeze(layer, "is multiplied by a tensor that no weight produces")
     merged = n.merge([*own[0], *own[1]])
-    return tuple([rectangle(n, fold(layer, shape)) for layer in merged])
+    return tuple([n.rectangle(fold(layer, shape)) for layer in merged])
 
 
 def attention(n: Notes, call: Call) -> Labels:

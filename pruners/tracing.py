@@ -2,7 +2,7 @@
 
 The network's own `forward` runs once under a `TorchDispatchMode` on meta tensors, so that no
 arithmetic is done and no weight is copied. Beside every activation travel integer label tensors
-(`operators.py`), and every operator that the network calls couples, freezes or moves labels.
+(`labels.py`), and every operator that the network calls couples, freezes or moves labels.
 What comes out is a `ChannelGraph`:
 
     graph = trace_graph(model, torch.randn(1, 3, 224, 224))  # in pruners.replay
@@ -35,9 +35,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pruners import operators
+from pruners.calls import Call, tensors_in
 from pruners.channel_graph import Axis, ChannelGraph, Coupling, Indices, UnknownOperator
 from pruners.errors import UnsupportedNetworkError
-from pruners.operators import LABELS, Call, Labels, Layer, Notes, Param, Rule
+from pruners.labels import LABELS, NONE, Labels, Layer, collapse, settle, varies
+from pruners.notes import Notes, Param, Rule
 from pruners.readers import Readers, reading
 
 Example = tuple[tuple[Any, ...], dict[str, Any]]
@@ -390,7 +392,7 @@ def rule_for(func: Any) -> Rule | None:
 
 def on_one_device(args: tuple[Any, ...], kwargs: Any) -> tuple[tuple[Any, ...], Any]:
     """Constants that the forward makes on a real device, on meta where they meet activations."""
-    tensors = operators.tensors_in((*args, *kwargs.values()))
+    tensors = tensors_in((*args, *kwargs.values()))
     meta = [x.is_meta for x in tensors]
     if all(meta) or not any(meta):
         return args, kwargs
@@ -423,7 +425,7 @@ class Functions(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.multi_head_attention_forward:
             with self.watch.unwatched():
-                self.watch.attention(operators.tensors_in((*args, *kwargs.values())))
+                self.watch.attention(tensors_in((*args, *kwargs.values())))
             return multi_head_attention(*args, **kwargs)
         if func is F.local_response_norm and not self.watch.off:
             with self.watch.unwatched():
@@ -596,12 +598,12 @@ class Tracer(Watch):  # type: ignore[no-untyped-call]
         notes, name = self.notes, name_of(func)
         module = running(self.state.names)
         notes.place = place = f"{module}: {name}" if module else name
-        tensors = operators.tensors_in((*args, *kwargs.values()) if kwargs else args)
+        tensors = tensors_in((*args, *kwargs.values()) if kwargs else args)
         before = [notes.of(x) for x in tensors]
         shapes = [tuple(x.shape) for x in tensors]
         counted = len(notes.counting)
         out = self.result(name, func, args, kwargs)
-        outs = [out] if isinstance(out, Tensor) else operators.tensors_in([out])
+        outs = [out] if isinstance(out, Tensor) else tensors_in([out])
         labels: list[Labels]
         if rule is not None:
             call = Call(func, args, kwargs, out)
@@ -616,8 +618,8 @@ class Tracer(Watch):  # type: ignore[no-untyped-call]
                 touched = self.unknown.setdefault((name, module), [])
                 for layer in {layer for layers in before for layer in layers}:
                     notes.freeze(layer, "meets an operator without a rule")
-                    touched.append(operators.collapse(layer).reshape(-1))
-            labels = [operators.NONE for _ in outs]
+                    touched.append(collapse(layer).reshape(-1))
+            labels = [NONE for _ in outs]
         for x, own in zip(outs, labels, strict=False):
             if own or LABELS in x.__dict__:
                 if any(x is t for t in tensors) and notes.param(x) is not None:
@@ -712,9 +714,7 @@ def _watched(
     notes.place = "output"
     for x in nested_tensors(out):
         for layer in notes.of(x):
-            notes.frozen.append(
-                (operators.collapse(layer).reshape(-1), "reaches an output of the network")
-            )
+            notes.frozen.append((collapse(layer).reshape(-1), "reaches an output of the network"))
 
 
 def inputs_of(example: Example, tape: Tape) -> Example:
@@ -901,15 +901,15 @@ def _settle_rectangles(notes: Notes) -> None:
         later: list[tuple[Layer, str]] = []
         decided = np.zeros(len(unit), dtype=bool)
         for layer, place in todo:
-            ids = operators.collapse(layer)
+            ids = collapse(layer)
             units = unit[ids.numpy()]
             if decided[units].any():  # an earlier view had its say: look again afterwards
                 later.append((layer, place))
                 continue
-            dims = operators.varies(operators.settle(torch.from_numpy(units)))
+            dims = varies(settle(torch.from_numpy(units)))
             if len(dims) > 1:
                 notes.place = place
-                notes.couple(ids, operators.collapse(ids, dims[:-1]))
+                notes.couple(ids, collapse(ids, dims[:-1]))
                 decided[units] = True
         todo = later
     notes.rectangles.clear()
