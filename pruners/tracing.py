@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pruners import operators
+from pruners import meta_shapes, operators
 from pruners.calls import Call, tensors_in
 from pruners.channel_graph import Axis, ChannelGraph, Coupling, Indices, UnknownOperator
 from pruners.errors import UnsupportedNetworkError
@@ -335,9 +335,9 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if name == "cat" and x:
             x = x[0]
         if self.meta and isinstance(x, Tensor) and x.is_meta:
-            if name in operators.IN_PLACE and operators.agrees(args):
+            if name in meta_shapes.IN_PLACE and meta_shapes.agrees(args):
                 return x
-            shape = operators.output_shape(name, args)
+            shape = meta_shapes.output_shape(name, args)
             if shape is not None and x.is_contiguous():
                 return torch.empty(shape, dtype=x.dtype, device="meta")
         return func(*args, **kwargs)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from oracle import parity
 from torch import Tensor, nn
 
-from pruners import labels, operators
+from pruners import labels, meta_shapes
 from pruners.labels import fold, settle, spread, varies
 from pruners.operators import RULES
 
@@ -238,7 +238,7 @@ def test_layers() -> None:
     assert varies(settle(torch.ones(2, 2))) == ()
 
 
-@pytest.mark.parametrize("module", [labels, operators])
+@pytest.mark.parametrize("module", [labels, meta_shapes])
 def test_examples_in_docstrings(module: ModuleType) -> None:
     found = doctest.testmod(module, extraglobs={"torch": torch})
     assert found.failed == 0
