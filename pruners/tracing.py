@@ -41,6 +41,7 @@ from pruners.errors import UnsupportedNetworkError
 from pruners.labels import LABELS, NONE, Labels, Layer, collapse, settle, varies
 from pruners.notes import Notes, Param, Rule
 from pruners.readers import Readers, reading
+from pruners.rules import contraction, reduction, silence
 
 Example = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments of one call of the network."""
@@ -429,7 +430,7 @@ class Functions(TorchFunctionMode):
             return multi_head_attention(*args, **kwargs)
         if func is F.local_response_norm and not self.watch.off:
             with self.watch.unwatched():
-                rule = operators.local_response_norm
+                rule = reduction.local_response_norm
                 return self.watch.step(WholeFunction(func), rule, args, kwargs)
         return func(*args, **kwargs)
 
@@ -585,12 +586,12 @@ class Tracer(Watch):  # type: ignore[no-untyped-call]
         if rule in operators.SIZE_FREE or name in operators.SIZE_FREE_NAMES:
             return False
         module = self.modules.get(path)
-        if rule is operators.convolution:
+        if rule is contraction.convolution:
             # The groups of a layer follow its tensors (`widths` in replay).
             return not isinstance(module, nn.modules.conv._ConvNd) and (
                 Call(func, args, {}, None).named("groups", 1) != 1
             )
-        if rule is operators.layer_norm:
+        if rule is reduction.layer_norm:
             return type(module) is not nn.LayerNorm or module.weight is None
         return True
 
@@ -607,12 +608,12 @@ class Tracer(Watch):  # type: ignore[no-untyped-call]
         labels: list[Labels]
         if rule is not None:
             call = Call(func, args, kwargs, out)
-            operators.count_silent_divisors(notes, call, name)
+            silence.count_silent_divisors(notes, call, name)
             found = rule(notes, call)
             labels = [found] if isinstance(found, tuple) else found
-            if labels and operators.loud(call, name, labels[0]):
+            if labels and silence.loud(call, name, labels[0]):
                 for x in outs:
-                    x.__dict__["_pruner_loud"] = True
+                    x.__dict__[silence.LOUD] = True
         else:
             if any(before):
                 touched = self.unknown.setdefault((name, module), [])
