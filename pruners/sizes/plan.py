@@ -1,186 +1,29 @@
-"""Sizes that are written as numbers: which expression says them, and what it has to say instead.
-
-A forward that says `x.view(-1, 256 * 6 * 6)`, splits by `self.split_sizes` or pads by
-`planes // 4` holds widths in numbers. The replay notes every call whose sizes do not follow
-(`replay.Correction`), with the frames that made it. Here the way goes from there to the source:
-
-    call          the node whose code was running: `x.view(-1, 256 * 6 * 6)`
-    argument      the expression of the size that is wrong: `256 * 6 * 6`
-    number        the part of it that has to change: `256`, an attribute or a local name
-    definition    where all uses of that name or attribute agree, what they read
-
-A number that has to differ between instances of a class becomes an attribute, and so a parameter
-of the constructor. A size that follows from a tensor's shape cannot be rewritten: it is no number.
-Nothing here looks for equal values: an image size of 64 stays beside a width of 64.
-"""
+"""Planning: which expressions and attributes change so that every size is right."""
 
 from __future__ import annotations
 
 import ast
-import copy
 import dataclasses
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from inspect import signature
 from typing import Any
 
-import libcst as cst
 import torch
-from libcst.metadata import MetadataWrapper, PositionProvider
 from torch import nn
 
 from pruners.cells import cells_of
 from pruners.channel_graph import Kept
 from pruners.describe import layer_base
 from pruners.errors import PrunerError, WriterError
-from pruners.expressions import Imports, Literal, checked_identifier, to_code
-from pruners.origin import Sources, is_library, text_of
+from pruners.origin import is_library, text_of
 from pruners.rehearsal import edited_code
 from pruners.replay import Correction, DoesNotFitError, Frame, Problem, replay, step_of
+from pruners.sizes.rewrites import Edit, KeptScale, NewAttribute, NewValue, Rewrites, Span, edited
 from pruners.tracing import Trace
-
-Span = tuple[str, int, int, int, int]
-"""Line, column, end line and end column (in characters, lines from 1) of an expression.
-
-That of a tuple reaches from its first item to its last one, and begins with "tuple": of its
-parentheses `ast` and `libcst` have different opinions.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class NewValue:
-    """The expression becomes a constant."""
-
-    value: Any
-
-
-@dataclass(frozen=True, slots=True)
-class NewAttribute:
-    """The expression becomes an attribute of the module."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class KeptScale:
-    """An attention says the scale that it had at its full width, or reads it of an attribute."""
-
-    full: int
-    attribute: str = ""
-
-
-Edit = NewValue | NewAttribute | KeptScale
-
-
-@dataclass(slots=True)
-class Rewrites:
-    """What has to change so that a forward fits the slim network."""
-
-    edits: dict[str, dict[Span, Edit]] = field(default_factory=dict)
-    """By name of the Python module."""
-    attributes: dict[str, dict[tuple[str | int, ...], Any]] = field(default_factory=dict)
-    """By path of the network's module: new values of its attributes (`("cfg", "dim")`)."""
-
-    def apply(self, network: nn.Module) -> None:
-        """Give the modules of the slim instance the new attributes.
-
-        Raises:
-            WriterError: an attribute cannot be changed.
-        """
-        for path, values in self.attributes.items():
-            module = network.get_submodule(path)
-            for chain, value in values.items():
-                name = str(chain[0])
-                try:
-                    setattr(module, name, _replaced(getattr(module, name, None), chain[1:], value))
-                except (AttributeError, TypeError) as error:
-                    attribute = ".".join(map(str, chain))
-                    raise WriterError(
-                        f"{type(module).__name__}.{attribute}: cannot be made {value} ({error})"
-                    ) from error
-
-    def sources(self) -> Sources:
-        """The sources of the network's classes with the edits made."""
-        return Sources({name: _edited(text_of(name), e) for name, e in self.edits.items()})
-
-    def names(self, path: str) -> frozenset[str]:
-        """The attributes of a module that say widths."""
-        return frozenset(str(chain[0]) for chain in self.attributes.get(path, ()))
-
-
-def _replaced(old: Any, chain: tuple[str | int, ...], value: Any) -> Any:
-    """`old` with the part that the chain leads to replaced; `old` itself is not changed."""
-    if not chain:
-        return value
-    first, *rest = chain
-    if isinstance(first, int):
-        items = list(old)
-        items[first] = _replaced(items[first], tuple(rest), value)
-        if isinstance(old, tuple) and hasattr(old, "_fields"):
-            return type(old)(*items)
-        return type(old)(items)
-    if isinstance(old, dict):
-        return {**old, first: _replaced(old[first], tuple(rest), value)}
-    inner = _replaced(getattr(old, first), tuple(rest), value)
-    if isinstance(old, tuple) and hasattr(old, "_fields"):
-        named: Any = old
-        return named._replace(**{first: inner})
-    if dataclasses.is_dataclass(old) and not isinstance(old, type):
-        return dataclasses.replace(old, **{first: inner})
-    result = copy.copy(old)
-    setattr(result, first, inner)
-    return result
-
-
-def _edited(text: str, edits: Mapping[Span, Edit]) -> cst.Module:
-    """Raises WriterError: an edit has no place."""
-    wrapper = MetadataWrapper(cst.parse_module(text), unsafe_skip_copy=True)
-    rewriter = _RewriteSizes(edits)
-    tree = wrapper.visit(rewriter)
-    lost = edits.keys() - rewriter.made
-    if lost:
-        raise WriterError(f"no expression is found at line {min(span[1] for span in lost)}")
-    return tree
-
-
-class _RewriteSizes(cst.CSTTransformer):
-    """Puts the new expressions in the places of the old ones."""
-
-    METADATA_DEPENDENCIES = (PositionProvider,)
-
-    def __init__(self, edits: Mapping[Span, Edit]) -> None:
-        super().__init__()
-        self.edits = edits
-        self.made: set[Span] = set()
-
-    def span(self, node: cst.BaseExpression) -> Span:
-        if isinstance(node, cst.Tuple) and node.elements:
-            first, last = (self.span(e.value) for e in (node.elements[0], node.elements[-1]))
-            return ("tuple", *first[1:3], *last[3:])
-        place = self.get_metadata(PositionProvider, node)
-        return ("", place.start.line, place.start.column, place.end.line, place.end.column)
-
-    def on_leave(self, original_node: cst.CSTNodeT, updated_node: cst.CSTNodeT) -> Any:
-        updated_node = super().on_leave(original_node, updated_node)  # type: ignore[assignment]
-        if not isinstance(original_node, cst.BaseExpression):
-            return updated_node
-        span = self.span(original_node)
-        edit = self.edits.get(span)
-        if edit is not None:
-            self.made.add(span)
-        match edit:
-            case NewValue(value):
-                return to_code(Literal(value), Imports())
-            case NewAttribute(name):
-                return cst.Attribute(cst.Name("self"), cst.Name(checked_identifier(name)))
-            case KeptScale(full, attribute) if isinstance(updated_node, cst.Call):
-                code = f"self.{checked_identifier(attribute)}" if attribute else f"{full} ** -0.5"
-                scale = cst.Arg(cst.parse_expression(code), cst.Name("scale"))
-                return updated_node.with_changes(args=[*updated_node.args, scale])
-        return updated_node
 
 
 def refused(
@@ -193,7 +36,7 @@ def refused(
     wrong = next(c for c in corrections if c.given != c.needed)
     try:
         found = rewrites(model, trace, corrections)
-        texts = {name: _edited(text_of(name), edits).code for name, edits in found.edits.items()}
+        texts = {name: edited(text_of(name), edits).code for name, edits in found.edits.items()}
         ran = [(f.globals["__name__"], f.code) for c in corrections for f in c.frames]
         with edited_code(texts, ran):
             for number, tape in enumerate(trace.tapes):
