@@ -48,7 +48,7 @@ def test_imports_run_one_way() -> None:
     [
         ("channel_graph", {"scoring", "methods", "model_writers", "weight_transfer", "store"}),
         ("methods", {"store", "model_writers", "weight_transfer", "verify"}),
-        ("model_writers", {"scoring", "methods", "weight_transfer", "verify", "store"}),
+        ("model_writers", {"scoring", "methods", "weight_transfer", "verify", "store", "tracing"}),
         ("verify", {"model_writers", "weight_transfer"}),
         ("verify_child", {"errors", "model_writers", "weight_transfer", "store"}),
     ],
