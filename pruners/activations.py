@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pruners import operators
+from pruners.calls import words
 from pruners.channel_graph import Axis, Indices, Units
-from pruners.operators import Labels, Weight, words
+from pruners.labels import Labels, collapse, varies
+from pruners.notes import Weight
 from pruners.tracing import Step, Tape, Trace, name_of
 
 RELU_LIKE = frozenset(
@@ -179,8 +180,8 @@ def _along(labels: Labels, shape: Sequence[int], dim: int) -> Indices:
     """Shape (size,): the atom of every position along a dimension, 0 where nobody's."""
     found = np.zeros(shape[dim], dtype=np.int64)
     for layer in labels:
-        if operators.varies(layer) == (dim,):
-            found = np.maximum(found, operators.collapse(layer).reshape(-1).numpy())
+        if varies(layer) == (dim,):
+            found = np.maximum(found, collapse(layer).reshape(-1).numpy())
     return found
 
 

@@ -29,7 +29,7 @@ from pruners.dependencies import (
 from pruners.errors import PrunerError, UnsupportedNetworkError
 from pruners.layers import is_weighted, weight_axes
 from pruners.replay import freeze_what_breaks, trace
-from pruners.sizes import refused
+from pruners.sizes.plan import refused
 from pruners.tracing import Trace, examples_of, watch
 
 

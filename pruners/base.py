@@ -33,7 +33,8 @@ from pruners.registry import measure_named, method_named
 from pruners.replay import corrections_of, fits, restricted
 from pruners.report import Report, header, manifest, report_on
 from pruners.scoring import AGGREGATES, NORMALIZERS, Scored, score_units
-from pruners.sizes import Rewrites, refused, rewrites
+from pruners.sizes.plan import refused, rewrites
+from pruners.sizes.rewrites import Rewrites
 from pruners.tracing import Trace, nested_tensors, unwrapped
 from pruners.verify import Outcome, expected_outputs, with_telling_state
 from pruners.weight_transfer import slim_instance, transfer

@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pruners.activations import Place, Use, uses_of
+from pruners.calls import tensors_in
 from pruners.channel_graph import Units
 from pruners.errors import PrunerError
 from pruners.measures import OF_ACTIVATIONS, OF_GRADIENTS
-from pruners.operators import Rule, tensors_in
+from pruners.notes import Rule
 from pruners.progress import bar
 from pruners.tracing import (
     UNRECORDED,

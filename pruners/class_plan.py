@@ -32,7 +32,7 @@ from pruners.expressions import (
     is_writable,
     with_handed,
 )
-from pruners.sizes import Rewrites
+from pruners.sizes.rewrites import Rewrites
 from pruners.starts import Start, Starts
 from pruners.unify import Constructor, unify
 from pruners.values import said_of, value_expression

@@ -52,7 +52,7 @@ from pruners.expressions import (
 )
 from pruners.formatting import format_source
 from pruners.origin import Sources, code_of, is_library
-from pruners.sizes import Rewrites
+from pruners.sizes.rewrites import Rewrites
 from pruners.starts import given_arguments
 
 __all__ = [

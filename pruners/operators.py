@@ -1,1161 +1,134 @@
-"""What every operator does to channel labels: one rule an operator, in four kinds.
+"""Which rule an operator has.
 
-A *layer* is an integer tensor of the shape of an activation, expanded with stride 0 along the
-dimensions in which it does not vary. Entry (n, c, h, w) names the atom that owns the element; 0
-means that nobody does and that the element always stays. A tensor carries any number of layers,
-each varying along dimensions of its own: none (an input, a constant), one (an ordinary
-activation), one a dimension (a weight).
-
-Two channels of a convolution with rows 7 and 8 (weight[0]) that reads atoms 1, 2, 3:
-
-    x        (1, 3, H, W)   layer 1 2 3 along dimension 1, stride 0 elsewhere
-    weight   (2, 3, 3, 3)   rows 7 8, columns 9 10 11
-    conv2d                  couples 1-9, 2-10, 3-11; the result carries 7 8 along dimension 1
-    flatten                 the result (1, 2*H*W) carries 7 7 ... 7 8 8 ... 8
-
-Rules get a `Notes` (where couplings are written down) and a `Call` (operator, arguments, result)
-and return the labels of the result. The tables at the end say which operator has which rule.
+The table names operators without their overloads; in-place ones follow theirs (`rule_of`), and so
+does whatever else PyTorch calls pointwise.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
-LABELS = "_pruner_labels"
-"""The attribute of a tensor under which its labels are kept."""
+from pruners.calls import words
+from pruners.notes import Rule
+from pruners.rules import contraction, movement, pointwise, reduction
 
-Layer = Tensor
-Labels = tuple[Layer, ...]
-Rule = Callable[["Notes", "Call"], "Labels | list[Labels]"]
 
-NONE: Labels = ()
-_LARGEST = 2**22
-"""Elements of a materialised layer; a bigger one is simplified by coupling first."""
-
-
-# --- layers -----------------------------------------------------------------------------------
-
-
-def varies(layer: Layer) -> tuple[int, ...]:
-    """The dimensions along which the layer varies."""
-    return tuple(
-        [d for d, (n, s) in enumerate(zip(layer.shape, layer.stride(), strict=True)) if s and n > 1]
-    )
-
-
-def collapse(layer: Layer, dims: Iterable[int] | None = None) -> Layer:
-    """The layer with size 1 along `dims` (by default: along those in which it does not vary)."""
-    shape, strides = list(layer.shape), layer.stride()
-    flat = [d for d in range(len(shape)) if not strides[d]] if dims is None else dims
-    for d in flat:
-        shape[d] = 1
-    return layer.as_strided(shape, strides)
-
-
-def settle(layer: Layer) -> Layer:
-    """A materialised layer with stride 0 where its values turn out not to vary.
-
-    >>> settle(torch.tensor([[5, 5], [6, 6]])).stride()
-    (2, 0)
-    """
-    for d in varies(layer):
-        first = layer.narrow(d, 0, 1)
-        if bool((layer == first).all()):
-            layer = first.expand(layer.shape)
-    return layer
-
-
-def spread(ids: Tensor, dim: int, shape: Sequence[int]) -> Layer:
-    """The layer of that shape that varies along one dimension as `ids` does."""
-    strides = [0] * len(shape)
-    strides[dim] = ids.stride(0)
-    return ids.as_strided(tuple(shape), strides, ids.storage_offset())
-
-
-# --- what the rules write down ----------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Param:
-    """A parameter or buffer that no operator has changed: the atoms of each of its axes."""
-
-    name: str
-    shape: tuple[int, ...]
-    starts: tuple[int, ...]
-    """Per dimension, the number of the first atom; numbers begin with 1."""
-    ids: dict[int, Tensor] = field(default_factory=dict)
-
-    def along(self, dim: int) -> Tensor | None:
-        """Shape (size,): the atoms of an axis; None for an axis with a single position."""
-        if self.shape[dim] == 1:
-            return None
-        found = self.ids.get(dim)
-        if found is None:
-            start = self.starts[dim]
-            found = self.ids[dim] = torch.arange(start, start + self.shape[dim])
-        return found
-
-
-@dataclass(slots=True)
-class Weight:
-    """A use of a convolution's or linear layer's weight."""
-
-    param: Param
-    out_dim: int
-    in_dim: int
-    positions: float
-    """Output positions, those of all examples together."""
-
-
-class Notes:
-    """Couplings, frozen atoms, counting operators and size demands, in the order of the run."""
-
-    def __init__(self, params: Sequence[Param], atoms: int) -> None:
-        self.params = params
-        self.real = atoms
-        self.atoms = atoms
-        """Atoms that exist so far; numbers above those of the axes are *virtual* (see `fresh`)."""
-        self.place = ""
-        self.couplings: list[tuple[Tensor, Tensor, str]] = []
-        self.frozen: list[tuple[Tensor, str]] = []
-        self.counting: list[tuple[Tensor, str]] = []
-        self.rectangles: list[tuple[Layer, str]] = []
-        self.weights: list[Weight] = []
-
-    # where labels are kept
-
-    def of(self, x: Tensor) -> Labels:
-        found = x.__dict__.get(LABELS, NONE)
-        if isinstance(found, Param):
-            ids = [(found.along(d), d) for d in range(len(found.shape))]
-            return tuple([spread(i, d, found.shape) for i, d in ids if i is not None])
-        labels: Labels = found
-        return labels
-
-    def param(self, x: Tensor) -> Param | None:
-        found = x.__dict__.get(LABELS)
-        return found if isinstance(found, Param) else None
-
-    # what is said of atoms
-
-    def couple(self, a: Tensor, b: Tensor) -> None:
-        """Element by element, broadcast against each other."""
-        if a is b:
-            return
-        a, b = collapse(a), collapse(b)
-        if a.shape != b.shape:
-            a, b = torch.broadcast_tensors(a, b)  # type: ignore[no-untyped-call]
-        self.couplings.append((a.reshape(-1), b.reshape(-1), self.place))
-
-    def meet(self, a: Tensor | None, b: Tensor | None, why: str) -> None:
-        """Couple; where one side has no labels, the other one stays."""
-        if a is not None and b is not None:
-            self.couple(a, b)
-        elif a is not None:
-            self.freeze(a, why)
-        elif b is not None:
-            self.freeze(b, why)
-
-    def freeze(self, layer: Tensor, why: str) -> None:
-        self.frozen.append((collapse(layer).reshape(-1), f"{why} ({self.place})"))
-
-    def count(self, layer: Tensor) -> None:
-        self.counting.append((collapse(layer).reshape(-1), self.place))
-
-    def fresh(self, size: int) -> Tensor:
-        """Virtual atoms, owned by no tensor: padding and filled tensors, as wide as others want."""
-        self.atoms += size
-        return torch.arange(self.atoms - size + 1, self.atoms + 1)
-
-    def filled(self, shape: Sequence[int]) -> Labels:
-        """Labels of a tensor that holds one value: any part of it is as good as any other."""
-        return tuple([spread(self.fresh(n), d, shape) for d, n in enumerate(shape) if n > 1])
-
-    # layers that vary along more than one dimension
-
-    def along(self, layer: Layer, dim: int) -> Tensor:
-        """Shape (size,): the labels along one dimension; other variation is coupled away."""
-        others = [d for d in varies(layer) if d != dim]
-        if others:
-            first = collapse(layer, others)
-            self.couple(layer, first)
-            layer = first
-        return collapse(layer).reshape(-1)
-
-    def channels(self, x: Tensor, dim: int) -> Tensor | None:
-        """Shape (size,): the labels of x along `dim`, or None; x's other layers are left alone."""
-        param = self.param(x)
-        if param is not None:
-            return param.along(dim % len(param.shape))
-        dim %= x.dim()
-        found = None
-        for layer in self.of(x):
-            if dim in varies(layer):
-                found = self.along(layer, dim)
-        return found
-
-    def others(self, x: Tensor, dim: int) -> list[Layer]:
-        """The layers of x that do not vary along `dim`."""
-        return [layer for layer in self.of(x) if dim % x.dim() not in varies(layer)]
-
-    def without(self, layer: Layer, dims: Sequence[int], why: str) -> Layer | None:
-        """The layer with its variation along `dims` coupled away; frozen if it has no other."""
-        varying = varies(layer)
-        inside = [d for d in varying if d in dims]
-        if not inside:
-            return layer
-        if len(inside) == len(varying):
-            self.freeze(layer, why)
-            return None
-        first = collapse(layer, inside)
-        self.couple(layer, first)
-        return first.expand(layer.shape)
-
-    def columns(self, ids: Tensor | None, parts: int) -> None:
-        """Equal parts lose the same positions: j of part 1 goes with j of part 2."""
-        if ids is not None and parts > 1:
-            rows = ids.reshape(parts, -1)
-            self.couple(rows[1:], rows[:1])
-
-    def merge(self, layers: Iterable[Layer]) -> list[Layer]:
-        """Layers of one shape; those that vary along a common dimension are coupled into one."""
-        result: list[Layer] = []
-        for layer in layers:
-            dims = varies(layer)
-            if not dims:
-                continue
-            for i, known in enumerate(result):
-                shared = varies(known)
-                if any(d in dims for d in shared):
-                    self.couple(known, layer)
-                    if len(dims) < len(shared):
-                        result[i] = layer
-                    break
-            else:
-                result.append(layer)
-        return result
-
-    def uses(self, weight: Tensor, out_dim: int, in_dim: int, positions: float) -> None:
-        """Note where a weight, or what was computed from one, is used as rows and columns."""
-        param = self.param(weight)
-        if param is None:
-            ids = self.channels(weight, out_dim)
-            param = None if ids is None else self.owner(int(ids[0]))
-        if param is not None and len(param.shape) == weight.dim():
-            self.weights.append(Weight(param, out_dim, in_dim, positions))
-
-    def owner(self, atom: int) -> Param | None:
-        i = bisect_right(self.params, atom, key=lambda p: p.starts[0] if p.starts else 0) - 1
-        while i >= 0 and not self.params[i].starts:
-            i -= 1
-        return self.params[i] if 0 < atom <= self.real and i >= 0 else None
-
-
-@dataclass(slots=True)
-class Call:
-    func: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    out: Any
-
-    def arg(self, i: int, default: Any = None) -> Any:
-        return self.args[i] if len(self.args) > i else default
-
-    def named(self, name: str, default: Any = None) -> Any:
-        """An argument by its name in the schema."""
-        for i, argument in enumerate(self.func._schema.arguments):
-            if argument.name == name:
-                return self.kwargs.get(name, self.arg(i, default))
-        return default
-
-    def tensors(self) -> list[Tensor]:
-        return tensors_in((*self.args, *self.kwargs.values()))
-
-    @property
-    def x(self) -> Tensor:
-        found: Tensor = self.args[0]
-        return found
-
-
-def words(text: str) -> list[str]:
-    return text.split()
-
-
-def tensors_in(values: Iterable[Any]) -> list[Tensor]:
-    found: list[Tensor] = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, (list, tuple)):
-            found.extend([v for v in value if isinstance(v, Tensor)])
-    return found
-
-
-def normal_dims(dims: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
-    """Dimensions as an operator takes them (None and () mean all), as numbers from 0."""
-    if dims is None or (not isinstance(dims, int) and not len(dims)):
-        return tuple(range(rank))
-    return tuple(d % max(rank, 1) for d in ((dims,) if isinstance(dims, int) else dims))
-
-
-# --- movement: the same operator, applied to the labels ---------------------------------------
-
-
-def same(n: Notes, call: Call) -> Labels:
-    return n.of(call.x)
-
-
-def movement(n: Notes, call: Call) -> Labels | list[Labels]:
-    outs = [call.func(alias(layer), *call.args[1:], **call.kwargs) for layer in n.of(call.x)]
-    if isinstance(call.out, Tensor):
-        return moved(n, outs)
-    return [moved(n, [out[i] for out in outs]) for i in range(len(call.out))]
-
-
-def expanded(n: Notes, call: Call) -> Labels:
-    """Copies of one element are as many as others want: virtual atoms where x has size 1."""
-    shape = call.out.shape
-    lead = len(shape) - call.x.dim()
-    layers = [layer.expand(shape) for layer in n.of(call.x)]
-    for d, size in enumerate(shape):
-        if size > 1 and (d < lead or call.x.shape[d - lead] == 1):
-            layers.append(spread(n.fresh(size), d, shape))
-    return tuple(layers)
-
-
-def sliced(n: Notes, call: Call) -> Labels:
-    """`x[:, a:b]` moves; every other channel of fewer channels is another selection: frozen."""
-    dim, step = call.arg(1, 0) % max(call.x.dim(), 1), call.arg(4, 1)
-    for layer in n.of(call.x) if step != 1 else ():
-        if dim in varies(layer):
-            n.freeze(layer, f"is sliced in steps of {step}")
-    labels = movement(n, call)
-    assert isinstance(labels, tuple)
-    return labels
-
-
-def moved(n: Notes, layers: Iterable[Layer]) -> Labels:
-    """Layers after a movement; one that no longer varies is a channel taken out alone: it stays."""
-    result = []
-    for layer in layers:
-        if varies(layer):
-            result.append(rectangle(n, layer))
-        elif layer.numel():
-            n.freeze(layer, "is taken out alone")
-    return tuple(result)
-
-
-def alias(layer: Layer) -> Layer:
-    """A new tensor object: an operator like `squeeze_` must not change the labels of others."""
-    return layer.as_strided(layer.shape, layer.stride(), layer.storage_offset())
-
-
-def rectangle(n: Notes, layer: Layer) -> Layer:
-    """Note a layer that varies along several dimensions: what stays of it must be a rectangle.
-
-    Which way is settled at the end (`Trace`), when operators further on have had their say.
-    """
-    if len(varies(layer)) > 1:
-        n.rectangles.append((layer, n.place))
-    return layer
-
-
-def reshape(n: Notes, call: Call) -> Labels:
-    shape = call.out.shape
-    result = []
-    for layer in n.of(call.x):
-        dims = varies(layer)
-        if layer.numel() > _LARGEST and len(dims) > 1:
-            keep = max(dims, key=lambda d: layer.shape[d])
-            layer = spread(n.along(layer, keep), keep, layer.shape)
-        result.append(rectangle(n, fold(layer, shape)))
-    return tuple([layer for layer in result if varies(layer)])
-
-
-def fold(layer: Layer, shape: Sequence[int]) -> Layer:
-    """`layer.reshape(shape)` that copies as little as it can.
-
-    Leading and trailing dimensions that do not vary are left out of the copy. They are found on
-    both sides: the varying part of (N, C, H, W) -> (N, C*H*W) is copied once, not N times.
-
-    >>> fold(torch.tensor([1, 2]).view(1, 2, 1).expand(9, 2, 3), (9, 6)).stride()
-    (0, 1)
-    """
-    shape = tuple(shape)
-    if layer.shape == shape:
-        return layer
-    dims = varies(layer)
-    if not dims:
-        return layer.as_strided(shape, [0] * len(shape))
-    lead = 0
-    while lead < min(dims[0], len(shape)) and layer.shape[lead] == shape[lead]:
-        lead += 1
-    inner = layer.as_strided(layer.shape[lead:], layer.stride()[lead:], layer.storage_offset())
-    folded = inner.reshape(shape[lead:])
-    if folded.untyped_storage()._cdata != inner.untyped_storage()._cdata:
-        folded = settle(folded)
-    return folded.expand(shape)
-
-
-def cat(n: Notes, call: Call) -> Labels:
-    pieces = [x for x in call.args[0] if x.numel() or x.dim() > 1]
-    rank = call.out.dim()
-    dim = call.arg(1, 0) % rank
-    if call.func.overloadpacket.__name__ == "stack":
-        pieces = [_unsqueezed(n, x, dim) for x in pieces]
-    return join(n, pieces, dim, call.out.shape)
-
-
-def _unsqueezed(n: Notes, x: Tensor, dim: int) -> Tensor:
-    out = x.unsqueeze(dim)
-    out.__dict__[LABELS] = tuple([layer.unsqueeze(dim) for layer in n.of(x)])
-    return out
-
-
-def join(n: Notes, pieces: Sequence[Tensor], dim: int, shape: Sequence[int]) -> Labels:
-    """Labels of `pieces` laid end to end along `dim`.
-
-    Along `dim` they are laid end to end like the values. Along every other dimension the pieces
-    must lose the same positions, so there their labels are coupled.
-    """
-    along: list[Tensor] = []
-    across: list[Layer] = []
-    labelled = False
-    for x in pieces:
-        ids = None
-        for layer in n.of(x):
-            if dim in varies(layer):
-                ids = n.along(layer, dim)
-            else:
-                across.append(layer.narrow(dim, 0, 1))
-        labelled = labelled or ids is not None
-        along.append(torch.zeros(x.shape[dim], dtype=torch.int64) if ids is None else ids)
-    result = [spread(torch.cat(along), dim, shape)] if labelled else []
-    if across:
-        one = list(shape)
-        one[dim] = 1
-        merged = n.merge(layer.expand(one) for layer in across)
-        for layer in merged:
-            dims = varies(layer)
-            for x in pieces:
-                own = [d for known in n.of(x) for d in varies(known)]
-                if not any(d in own for d in dims):
-                    n.freeze(layer, "joined with a tensor that no weight produces")
-                    break
-        result += [layer.expand(shape) for layer in merged]
-    return tuple(result)
-
-
-def chunk(n: Notes, call: Call) -> list[Labels]:
-    """Equal parts stay equal: j of part 1 goes with j of part 2."""
-    dim = call.arg(2, 0) % call.x.dim()
-    sizes = [out.shape[dim] for out in call.out]
-    result: list[list[Layer]] = [[] for _ in sizes]
-    for layer in n.of(call.x):
-        parts = torch.split(layer, sizes, dim)
-        if dim in varies(layer) and len(sizes) > 1:
-            if len(set(sizes)) > 1:
-                n.freeze(layer, "is split into parts that are nearly equal")
-            else:
-                n.couple(torch.stack(parts[1:]), parts[0])
-        for mine, part in zip(result, parts, strict=True):
-            mine.extend(moved(n, [part]))
-    return [tuple(layers) for layers in result]
-
-
-def pad(n: Notes, call: Call) -> Labels:
-    """Padding with a constant adds virtual atoms, other modes move what is there."""
-    amounts, mode = list(call.args[1]), call.named("mode", "constant")
-    shape, rank = call.out.shape, call.x.dim()
-    result = []
-    for layer in n.of(call.x):
-        for i in range(len(amounts) // 2):
-            dim, before, after = rank - 1 - i, amounts[2 * i], amounts[2 * i + 1]
-            if not (before or after):
-                continue
-            if dim not in varies(layer):
-                wide = list(layer.shape)
-                wide[dim] += before + after
-                layer = collapse(layer, [dim]).expand(wide)
-            elif mode == "constant":
-                ids = n.along(layer, dim)
-                lead, trail = n.fresh(max(before, 0)), n.fresh(max(after, 0))
-                ids = torch.cat([lead, ids[max(-before, 0) : len(ids) + min(after, 0)], trail])
-                wide = list(layer.shape)
-                wide[dim] = len(ids)
-                layer = spread(ids, dim, wide)
-            else:
-                n.freeze(layer, f"is padded in mode {mode}")
-                break
-        else:
-            result.append(layer.expand(shape))
-    return tuple(result)
-
-
-def repeat(n: Notes, call: Call) -> Labels:
-    outs = []
-    for layer in n.of(call.x):
-        times = list(call.args[1])
-        small = collapse(layer)
-        lead = len(times) - layer.dim()
-        wide = [n_ * t for n_, t in zip((1,) * lead + tuple(layer.shape), times, strict=True)]
-        flat = [t if lead <= d and d - lead in varies(layer) else 1 for d, t in enumerate(times)]
-        outs.append(rectangle(n, settle(small.repeat(flat)).expand(wide)))
-    return tuple(outs)
-
-
-def roll(n: Notes, call: Call) -> Labels:
-    """Only unlabelled dimensions may roll: a shift by channels has another meaning when fewer."""
-    dims = normal_dims(call.arg(2, ()), call.x.dim())
-    kept = [n.without(layer, dims, "is rolled") for layer in n.of(call.x)]
-    return tuple([layer for layer in kept if layer is not None])
-
-
-def indexed(n: Notes, call: Call) -> Labels:
-    """`x[:, i, j]` with index tensors: what varies along an indexed dimension stays."""
-    indices = call.args[1]
-    dims = [d for d, index in enumerate(indices) if index is not None]
-    if any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in indices):
-        return frozen(n, call)
-    zeros = [
-        None if i is None else torch.zeros((), dtype=torch.int64).expand(i.shape) for i in indices
-    ]
-    return _picked(n, call, dims, lambda layer: call.func(layer, zeros))
-
-
-def selected(n: Notes, call: Call) -> Labels:
-    """`index_select`, `gather`, `take_along_dim`: along one dimension, by an index tensor."""
-    dim = call.args[1] % max(call.x.dim(), 1)
-    zero = torch.zeros((), dtype=torch.int64).expand(call.args[2].shape)
-    return _picked(n, call, [dim], lambda layer: call.func(layer, dim, zero))
-
-
-def _picked(n: Notes, call: Call, dims: Sequence[int], pick: Callable[[Layer], Layer]) -> Labels:
-    result = []
-    for layer in n.of(call.x):
-        left = n.without(layer, dims, "is picked by index")
-        if left is not None:
-            result.append(settle(pick(left)))
-    return tuple([rectangle(n, layer) for layer in result if varies(layer)])
-
-
-def embedding(n: Notes, call: Call) -> Labels:
-    table, rows, columns = call.args[0], n.channels(call.args[0], 0), n.channels(call.args[0], 1)
-    if rows is not None:
-        n.freeze(rows, "is looked up by index")
-    n.uses(table, 1, 0, 0.0)
-    return NONE if columns is None else (spread(columns, call.out.dim() - 1, call.out.shape),)
-
-
-def pixel_shuffle(n: Notes, call: Call) -> Labels:
-    """(C*r*r, H, W) -> (C, H*r, W*r): the r*r channels of a pixel go together."""
-    ids, dim = n.channels(call.x, -3), call.x.dim() - 3
-    if ids is None:
-        return NONE
-    rows = ids.reshape(-1, call.args[1] ** 2)
-    n.couple(rows, rows[:, :1])
-    return _placed(rows[:, 0], dim, call.out.shape)
-
-
-def pixel_unshuffle(n: Notes, call: Call) -> Labels:
-    ids, dim = n.channels(call.x, -3), call.x.dim() - 3
-    if ids is None:
-        return NONE
-    return _placed(ids.repeat_interleave(call.args[1] ** 2), dim, call.out.shape)
-
-
-def channel_shuffle(n: Notes, call: Call) -> Labels:
-    ids = n.channels(call.x, 1)
-    if ids is None:
-        return NONE
-    n.columns(ids, call.args[1])
-    return _placed(ids.view(call.args[1], -1).t().reshape(-1), 1, call.out.shape)
-
-
-def im2col(n: Notes, call: Call) -> Labels:
-    ids, dim = n.channels(call.x, -3), call.x.dim() - 3
-    window = call.args[1][0] * call.args[1][1]
-    return NONE if ids is None else _placed(ids.repeat_interleave(window), dim, call.out.shape)
-
-
-def col2im(n: Notes, call: Call) -> Labels:
-    ids, dim = n.channels(call.x, -2), call.x.dim() - 2
-    if ids is None:
-        return NONE
-    rows = ids.reshape(-1, call.args[2][0] * call.args[2][1])
-    n.couple(rows, rows[:, :1])
-    return _placed(rows[:, 0], dim, call.out.shape)
-
-
-def _placed(ids: Tensor, dim: int, shape: Sequence[int]) -> Labels:
-    return (spread(ids, dim, shape),) if len(ids) > 1 else NONE
-
-
-def filled(n: Notes, call: Call) -> Labels:
-    return n.filled(call.out.shape)
-
-
-def constant(n: Notes, call: Call) -> Labels:
-    return NONE
-
-
-# --- pointwise: coupled element by element ----------------------------------------------------
-
-
-def pointwise(n: Notes, call: Call) -> Labels | list[Labels]:
-    inputs = call.tensors()
-    outs = [call.out] if isinstance(call.out, Tensor) else list(call.out)
-    shape = outs[0].shape
-    if len(inputs) == 1 and inputs[0].shape == shape:
-        result = n.of(inputs[0])
-    else:
-        result = met(n, inputs, shape)
-    return result if isinstance(call.out, Tensor) else [result for _ in outs]
-
-
-def met(n: Notes, inputs: Sequence[Tensor], shape: Sequence[int]) -> Labels:
-    """Labels of tensors that are broadcast against each other and meet element by element.
-
-    A tensor without labels that is wider than 1 where another has them is a constant as wide as
-    the channels: those stay.
-    """
-    own = [[layer.expand(shape) for layer in n.of(x)] for x in inputs]
-    merged = n.merge(layer for layers in own for layer in layers)
-    for layer in merged:
-        dims = varies(layer)
-        for x, layers in zip(inputs, own, strict=True):
-            if any(d in dims for known in layers for d in varies(known)):
-                continue
-            lead = len(shape) - x.dim()
-            wide = [d for d in dims if d >= lead and x.shape[d - lead] > 1]
-            n.without(layer, wide, "meets a tensor of its width that no weight produces")
-    return tuple(merged)
-
-
-def in_place(n: Notes, call: Call) -> Labels:
-    """As pointwise, but the labels of what is written to never change: other views see it too."""
-    before = n.of(call.x)
-    if len(call.tensors()) > 1:
-        known = [d for layer in before for d in varies(layer)]
-        for layer in met(n, call.tensors(), call.x.shape):
-            if not any(d in known for d in varies(layer)):
-                n.freeze(layer, "is written into a tensor that no weight produces")
-    return before
-
-
-def prelu(n: Notes, call: Call) -> Labels:
-    slope = n.channels(call.args[1], 0)
-    if slope is not None:
-        n.meet(n.channels(call.x, 1), slope, "scales an input of the network")
-    return n.of(call.x)
-
-
-def glu(n: Notes, call: Call) -> Labels:
-    dim = call.arg(1, -1) % call.x.dim()
-    result = []
-    for layer in n.of(call.x):
-        a, b = layer.chunk(2, dim)
-        if dim in varies(layer):
-            n.couple(a, b)
-        if varies(a):
-            result.append(a)
-    return tuple(result)
-
-
-# --- contraction: coupled along the contracted dimension --------------------------------------
-
-_READS = "reads an input of the network or a constant"
-
-
-def convolution(n: Notes, call: Call) -> Labels:
-    """Rows, columns, groups.
-
-    groups = 1: column j goes with input channel j; the result carries the rows.
-    depthwise (one column): all rows of a group go with its input channel.
-    grouped: column j goes with channel j of every group, row j with row j of every group.
-    A transposed convolution has its input along dimension 0 and the outputs of one group along 1.
-    """
-    x, weight, bias = call.args[:3] if len(call.args) > 2 else (*call.args[:2], None)
-    groups: int = call.named("groups", 1)
-    transposed = "transpose" in call.func._schema.name or bool(call.named("transposed", False))
-    dim = x.dim() - (weight.dim() - 1)
-    read = n.channels(x, dim)
-    rows, columns = n.channels(weight, 0), n.channels(weight, 1)
-    for layer in n.of(weight):
-        if n.param(weight) is None and any(d > 1 for d in varies(layer)):
-            n.freeze(layer, "is a kernel position")
-
-    if transposed:
-        out = _transposed(n, read, rows, columns, groups, weight)
-    elif groups == 1:
-        n.meet(read, columns, _READS)
-        out = rows
-    elif weight.shape[1] == 1:
-        grid = None if rows is None else rows.reshape(groups, -1)
-        n.meet(None if read is None else read[:, None], grid, _READS)
-        out = rows
-    else:
-        n.meet(None if read is None else read.reshape(groups, -1), columns, _READS)
-        n.columns(rows, groups)
-        out = rows
-    if bias is not None:
-        n.meet(n.channels(bias, 0), out, "has a bias that no weight produces")
-
-    out_dim = 1 if transposed and not (groups > 1 and weight.shape[0] == groups) else 0
-    spatial = (x if transposed else call.out).shape[dim + 1 :].numel()
-    n.uses(weight, out_dim, 1 - out_dim, spatial * (x.shape[0] if dim else 1))
-    result = [] if out is None else [spread(out, dim, call.out.shape)]
-    for layer in n.others(x, dim):
-        left = n.without(layer, range(dim, x.dim()), "is convolved over")
-        if left is not None:
-            # Its positions are not those of the input: it has neither, until it is expanded.
-            result.append(collapse(left, range(dim, x.dim())).expand(call.out.shape))
-    return tuple(result)
-
-
-def _transposed(
-    n: Notes,
-    read: Tensor | None,
-    rows: Tensor | None,
-    columns: Tensor | None,
-    groups: int,
-    weight: Tensor,
-) -> Tensor | None:
-    n.meet(read, rows, _READS)
-    if groups == 1:
-        return columns
-    if weight.shape[0] == groups:
-        if columns is not None:
-            n.freeze(columns, "multiplies the channels of a depthwise convolution")
-        return None if rows is None else rows.repeat_interleave(weight.shape[1])
-    n.columns(rows, groups)
-    return None if columns is None else columns.repeat(groups)
-
-
-def linear(n: Notes, call: Call) -> Labels:
-    x, weight, bias = call.args[0], call.args[1], call.arg(2)
-    rows, columns = n.channels(weight, 0), n.channels(weight, weight.dim() - 1)
-    n.meet(n.channels(x, -1), columns, _READS)
-    if bias is not None:
-        n.meet(n.channels(bias, 0), rows, "has a bias that no weight produces")
-    n.uses(weight, 0, 1, x.numel() / x.shape[-1])
-    last = call.out.dim() - 1
-    result = [] if rows is None else [spread(rows, last, call.out.shape)]
-    result += [layer.narrow(-1, 0, 1).expand(call.out.shape) for layer in n.others(x, -1)]
-    return tuple(result)
-
-
-def matmul(n: Notes, call: Call) -> Labels:
-    return product(n, call.args[0], call.args[1], call.out.shape)
-
-
-def addmm(n: Notes, call: Call) -> Labels:
-    """`addmm`, `baddbmm`, `addmv`: a product and something added to it."""
-    layers = [*product(n, call.args[1], call.args[2], call.out.shape)]
-    total = torch.empty(call.out.shape, device="meta")
-    total.__dict__[LABELS] = tuple(layers)
-    return met(n, [total, call.args[0]], call.out.shape)
-
-
-def product(n: Notes, a: Tensor, b: Tensor, shape: Sequence[int]) -> Labels:
-    """`a @ b` with labels: contracted along a's last and b's last but one dimension.
-
-    Labels of a's rows and b's columns go on. What varies along batch dimensions too (heads) is
-    coupled across them: every head loses the same positions.
-    """
-    k = -2 if b.dim() > 1 else -1
-    contracted_ids = n.channels(a, -1)
-    if contracted_ids is not None and is_loud(a) and is_loud(b):
-        n.count(contracted_ids)
-    n.meet(n.channels(a, -1), n.channels(b, k), "is multiplied by a tensor that no weight produces")
-    for weight, out_dim in ((b, 1), (a, 0)):
-        if weight.dim() == 2:
-            other = a if weight is b else b
-            n.uses(weight, out_dim, 1 - out_dim, other.numel() / max(weight.shape[1 - out_dim], 1))
-    full = list(shape)
-    if a.dim() == 1:
-        full.insert(len(full) if b.dim() == 1 else len(full) - 1, 1)
-    if b.dim() == 1:
-        full.append(1)
-    own: list[list[Layer]] = []
-    for x, contracted in ((a, -1), (b, k)):
-        mine = []
-        for layer in n.others(x, contracted):
-            layer = layer.narrow(contracted, 0, 1)
-            if x.dim() == 1:
-                continue
-            inner = layer.dim() - (2 if contracted == -1 else 1)
-            batch = [d for d in varies(layer) if d != inner]
-            if batch and inner in varies(layer):
-                n.couple(layer, collapse(layer, batch))
-            mine.append(layer.expand(full))
-        own.append(mine)
-    for x, mine, theirs in ((a, own[1], own[0]), (b, own[0], own[1])):
-        for layer in mine:
-            if any(d in varies(known) for known in theirs for d in varies(layer)):
-                continue
-            lead = len(full) - x.dim()
-            batch = [d for d in varies(layer) if d < len(full) - 2]
-            inner_too = len(batch) < len(varies(layer))
-            if not inner_too and any(d >= lead and x.shape[d - lead] > 1 for d in batch):
-                n.freeze(layer, "is multiplied by a tensor that no weight produces")
-    merged = n.merge([*own[0], *own[1]])
-    return tuple([rectangle(n, fold(layer, shape)) for layer in merged])
-
-
-def attention(n: Notes, call: Call) -> Labels:
-    """softmax(q k^T) v: q and k contracted, then the keys; the columns of v go on.
-
-    Every head loses the same positions. The implicit scale counts the width of q.
-    """
-    q, k, v = call.args[:3]
-    a, b = n.channels(q, -1), n.channels(k, -1)
-    n.meet(a, b, "is multiplied by a tensor that no weight produces")
-    if call.kwargs.get("scale") is None and a is not None:
-        n.count(a)
-    for x in (q, k, v):
-        for layer in n.others(x, -1):
-            n.freeze(layer, "is a position or head that attention keeps")
-    return _placed_last(n, v, call.out.shape)
-
-
-def _placed_last(n: Notes, x: Tensor, shape: Sequence[int]) -> Labels:
-    """The layer of x that varies along its last dimension, as it is; heads coupled."""
-    last = x.dim() - 1
-    for layer in n.of(x):
-        if last in varies(layer):
-            n.along(layer, last)
-            if x.shape == tuple(shape):
-                return (layer,)
-            gaps = [d for d in range(last) if x.shape[d] != shape[d]]
-            return (collapse(layer, gaps).expand(shape),)
-    return NONE
-
-
-# --- reduction, pooling, normalisation: labels survive where dimensions do --------------------
-
-
-def total(n: Notes, call: Call) -> Labels | list[Labels]:
-    """Sums and norms: a channel that is silent adds nothing."""
-    return _reduced(n, call, n.count if is_loud(call.x) else lambda layer: None)
-
-
-def statistic(n: Notes, call: Call) -> Labels | list[Labels]:
-    """Means, maxima, variances: over channels they depend on how many there are."""
-    return _reduced(n, call, n.count)
-
-
-def arg_statistic(n: Notes, call: Call) -> Labels | list[Labels]:
-    """What returns positions: over channels they would be other numbers."""
-    return _reduced(n, call, lambda layer: n.freeze(layer, "is searched for a position"))
-
-
-def _reduced(n: Notes, call: Call, over: Callable[[Layer], None]) -> Labels | list[Labels]:
-    rank = call.x.dim()
-    dims = normal_dims(call.named("dim"), rank)
-    outs = [call.out] if isinstance(call.out, Tensor) else list(call.out)
-    shape = outs[0].shape
-    keepdim = len(shape) == rank
-    result = []
-    for layer in n.of(call.x):
-        inside = [d for d in varies(layer) if d in dims]
-        if inside:
-            over(layer)
-            outside = [d for d in varies(layer) if d not in dims]
-            if outside:  # every surviving row loses the same positions
-                n.couple(layer, collapse(layer, outside))
-            continue
-        layer = collapse(layer, dims)
-        if not keepdim:
-            layer = layer.squeeze(dims)
-        result.append(layer.expand(shape))
-    labels = tuple(result)
-    return labels if isinstance(call.out, Tensor) else [labels for _ in outs]
-
-
-def softmax(n: Notes, call: Call) -> Labels:
-    dim = call.args[1] % max(call.x.dim(), 1)
-    for layer in n.of(call.x):
-        if dim in varies(layer):
-            n.count(layer)
-    return n.of(call.x)
-
-
-def ordered(n: Notes, call: Call) -> Labels | list[Labels]:
-    """cumsum, sort, topk: the order along the dimension matters, so its channels stay."""
-    dim = call.named("dim", -1) % max(call.x.dim(), 1)
-    kept = [n.without(layer, [dim], "is put in order or added up") for layer in n.of(call.x)]
-    outs = [call.out] if isinstance(call.out, Tensor) else list(call.out)
-    labels = tuple([collapse(k, [dim]).expand(outs[0].shape) for k in kept if k is not None])
-    return labels if isinstance(call.out, Tensor) else [labels for _ in outs]
-
-
-def pool(spatial: int) -> Rule:
-    """Windows over the last `spatial` dimensions: labels survive along the others."""
-
-    def rule(n: Notes, call: Call) -> Labels | list[Labels]:
-        outs = [call.out] if isinstance(call.out, Tensor) else list(call.out)
-        shape, rank = outs[0].shape, call.x.dim()
-        window = range(rank - spatial, rank)
-        result = []
-        for layer in n.of(call.x):
-            left = n.without(layer, window, "is pooled or resized over")
-            if left is not None:
-                result.append(collapse(left, window).expand(shape))
-        labels = tuple(result)
-        return labels if isinstance(call.out, Tensor) else [labels for _ in outs]
-
-    return rule
-
-
-def batch_norm(n: Notes, call: Call) -> Labels | list[Labels]:
-    """Affine parameters and running statistics go with the channel; the result carries theirs."""
-    x = call.x
-    ids = n.channels(x, 1)
-    carried = ids
-    first = True
-    for scale in call.args[1:5]:
-        if isinstance(scale, Tensor):
-            own = n.channels(scale, 0)
-            if first:
-                n.meet(ids, own, "normalises an input of the network")
-                carried = own
-                first = False
-            else:
-                n.meet(carried, own, "normalises an input of the network")
-    others = n.others(x, 1)
-    for layer in others:
-        # The statistics of a channel are over these: a standardised weight, say.
-        if any(dim != 1 for dim in varies(layer)):
-            n.count(layer)
-    result = [] if carried is None else [spread(carried, 1, x.shape)]
-    labels = (*result, *others)
-    return labels if isinstance(call.out, Tensor) else [labels, NONE, NONE][: len(call.out)]
-
-
-def layer_norm(n: Notes, call: Call) -> Labels:
-    x, rank = call.x, len(call.args[1])
-    affine = [a for a in (call.arg(2), call.arg(3)) if isinstance(a, Tensor)]
-    for layer in n.of(x):
-        if any(d >= x.dim() - rank for d in varies(layer)):
-            n.count(layer)
-    met(n, [x, *affine], x.shape)
-    return n.of(x)
-
-
-def group_norm(n: Notes, call: Call) -> Labels:
-    x, groups = call.x, call.args[1]
-    ids = n.channels(x, 1)
-    if ids is not None and x.shape[1] > groups:
-        n.columns(ids, groups)
-        n.count(ids)
-    for scale in call.args[2:4]:
-        if isinstance(scale, Tensor):
-            n.meet(ids, n.channels(scale, 0), "normalises an input of the network")
-    return n.of(x)
-
-
-def local_response_norm(n: Notes, call: Call) -> Labels:
-    ids = n.channels(call.x, 1)
-    if ids is not None:
-        n.count(ids)
-    return n.of(call.x)
-
-
-def weight_norm(n: Notes, call: Call) -> Labels | list[Labels]:
-    """g * v / |v|: the norm runs over every dimension but one."""
-    v, g = call.args[:2]
-    dim = call.arg(2, 0) % v.dim()
-    n.meet(n.channels(v, dim), n.channels(g, dim), "is scaled by a constant")
-    for layer in n.of(v):
-        n.count(layer)
-    return n.of(v) if isinstance(call.out, Tensor) else [n.of(v), n.of(g)]
-
-
-def frozen(n: Notes, call: Call) -> Labels:
-    """Operators that are known and left alone."""
-    for x in call.tensors():
-        for layer in n.of(x):
-            n.freeze(layer, "is kept whole by this operator")
-    return NONE
-
-
-# --- is a removed channel silent? ---------------------------------------------------------------
-
-
-def loud(call: Call, name: str, labels: Labels) -> bool:
-    """Whether channels of the result are other than zero after everything of theirs is zero.
-
-    Silencing a channel (its rows and biases zero) makes it zero behind a convolution or a batch
-    norm and keeps it so through a relu, but sigmoid(0) is 1/2. The next convolution does not mind:
-    its columns are zero too. A sum over such channels does, so it counts them.
-    """
-    if not labels or name in _SILENT:
-        return False
-    inputs = [x for x in call.tensors() if x.dim()]
-    if name.rstrip("_") in ("mul", "multiply"):
-        return all(is_loud(x) for x in inputs)
-    if name.rstrip("_") in ("add", "sub", "rsub"):
-        return len(inputs) < 2 or any(is_loud(x) or LABELS not in x.__dict__ for x in inputs)
-    return name.rstrip("_") in _LOUD or any(is_loud(x) for x in inputs)
-
-
-def is_loud(x: Tensor) -> bool:
-    return "_pruner_loud" in x.__dict__
-
-
-def count_silent_divisors(n: Notes, call: Call, name: str) -> None:
-    """A silent channel would be 0/0: the operator is only right on the surviving ones."""
-    at = {"div": 1, "divide": 1, "reciprocal": 0, "rsqrt": 0, "log": 0}.get(name.rstrip("_"))
-    x = None if at is None else call.arg(at)
-    if isinstance(x, Tensor) and not is_loud(x):
-        for layer in n.of(x):
-            n.count(layer)
-
-
-_SILENT = frozenset(
-    words(
-        "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear"
-        " batch_norm layer_norm group_norm embedding"
-    )
-)
-_LOUD = frozenset(
-    words(
-        "sigmoid hardsigmoid exp exp2 cos cosh softplus log_sigmoid softmax log_softmax"
-        " reciprocal rsqrt log log2 logical_not eq ne le ge lt gt clamp clamp_min fill"
-        " zeros_like ones_like full_like rand_like randn_like acos erfc"
-    )
-)
-
-
-# --- the table --------------------------------------------------------------------------------
-
-
-def _table(**kinds: tuple[Rule, str]) -> dict[str, Rule]:
-    return {name: rule for rule, names in kinds.values() for name in words(names)}
+def _table(names: dict[Rule, str]) -> dict[str, Rule]:
+    return {name: rule for rule, operators in names.items() for name in words(operators)}
 
 
 RULES: dict[str, Rule] = _table(
-    # movement
-    same=(
-        same,
-        "clone contiguous detach alias lift_fresh lift to _to_copy type_as view_as_real_copy"
-        " positive resolve_conj resolve_neg requires_grad_ detach_ dropout feature_dropout"
-        " alpha_dropout feature_alpha_dropout zeros_like ones_like full_like empty_like rand_like"
-        " randn_like bernoulli _conj _neg_view data nan_to_num"
-        " zero_ fill_ bernoulli_ normal_ uniform_ dropout_ feature_dropout_ exponential_",
-    ),
-    movement=(
-        movement,
-        "permute transpose t squeeze unsqueeze select narrow split_with_sizes unbind"
-        " movedim moveaxis swapaxes swapdims diagonal unfold as_strided flip numpy_T"
-        " transpose_ t_ squeeze_ unsqueeze_ adjoint mT hsplit vsplit tensor_split"
-        " unsafe_split_with_sizes",
-    ),
-    expanded=(expanded, "expand expand_as"),
-    sliced=(sliced, "slice"),
-    reshape=(reshape, "view reshape _unsafe_view flatten unflatten _reshape_alias view_as ravel"),
-    cat=(cat, "cat stack concat concatenate"),
-    chunk=(chunk, "chunk split unsafe_split unsafe_chunk"),
-    pad=(pad, "pad constant_pad_nd"),
-    repeat=(repeat, "repeat"),
-    roll=(roll, "roll"),
-    indexed=(indexed, "index _unsafe_index"),
-    selected=(selected, "index_select gather"),
-    embedding=(embedding, "embedding"),
-    pixel_shuffle=(pixel_shuffle, "pixel_shuffle"),
-    pixel_unshuffle=(pixel_unshuffle, "pixel_unshuffle"),
-    channel_shuffle=(channel_shuffle, "channel_shuffle native_channel_shuffle"),
-    im2col=(im2col, "im2col"),
-    col2im=(col2im, "col2im"),
-    filled=(
-        filled,
-        "zeros ones full empty new_zeros new_ones new_full new_empty empty_strided"
-        " new_empty_strided",
-    ),
-    constant=(
-        constant,
-        "arange linspace logspace eye rand randn randint randperm scalar_tensor tril_indices"
-        " triu_indices hann_window one_hot",
-    ),
-    # pointwise: and whatever else PyTorch tags so
-    pointwise=(
-        pointwise,
-        "where masked_fill lerp addcmul addcdiv add sub mul div clamp tril triu relu relu6 hardtanh"
-        " hardswish hardsigmoid leaky_relu elu selu celu gelu silu mish softplus "
-        " log_sigmoid_forward rrelu rrelu_with_noise softshrink hardshrink threshold sigmoid tanh"
-        " fake_quantize_per_tensor_affine",
-    ),
-    in_place=(in_place, "copy_"),
-    prelu=(prelu, "prelu _prelu_kernel"),
-    glu=(glu, "glu"),
-    # contraction
-    convolution=(
-        convolution,
-        "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution"
-        " _convolution",
-    ),
-    linear=(linear, "linear"),
-    matmul=(matmul, "matmul mm bmm mv dot "),
-    addmm=(addmm, "addmm baddbmm addmv"),
-    attention=(
-        attention,
-        "scaled_dot_product_attention _scaled_dot_product_flash_attention_for_cpu",
-    ),
-    # reduction, pooling, normalisation
-    total=(total, "sum nansum linalg_vector_norm norm"),
-    statistic=(
-        statistic,
-        "mean amax amin aminmax var std var_mean std_mean prod logsumexp any all nanmean"
-        " median max min",
-    ),
-    arg_statistic=(arg_statistic, "argmax argmin mode kthvalue"),
-    softmax=(softmax, "softmax _softmax log_softmax _log_softmax"),
-    ordered=(ordered, "cumsum cumprod sort topk argsort cummax cummin logcumsumexp"),
-    pool1=(
-        pool(1),
-        "max_pool1d avg_pool1d adaptive_avg_pool1d adaptive_max_pool1d upsample_nearest1d"
-        " upsample_linear1d _upsample_nearest_exact1d reflection_pad1d replication_pad1d"
-        " max_pool1d_with_indices",
-    ),
-    pool2=(
-        pool(2),
-        "max_pool2d max_pool2d_with_indices avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool2d"
-        " adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d upsample_bicubic2d"
-        " _upsample_nearest_exact2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa"
-        " reflection_pad2d replication_pad2d grid_sampler grid_sampler_2d fractional_max_pool2d"
-        " max_unpool2d ",
-    ),
-    pool3=(
-        pool(3),
-        "max_pool3d max_pool3d_with_indices avg_pool3d adaptive_avg_pool3d _adaptive_avg_pool3d"
-        " adaptive_max_pool3d upsample_nearest3d upsample_trilinear3d _upsample_nearest_exact3d"
-        " reflection_pad3d replication_pad3d",
-    ),
-    batch_norm=(batch_norm, "batch_norm native_batch_norm _native_batch_norm_legit instance_norm"),
-    layer_norm=(layer_norm, "layer_norm rms_norm"),
-    group_norm=(group_norm, "group_norm"),
-    local_response_norm=(local_response_norm, "local_response_norm"),
-    weight_norm=(weight_norm, "_weight_norm _weight_norm_interface"),
-    frozen=(
-        frozen,
-        "lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell bilinear"
-        " nonzero _unique2 index_put index_put_ scatter scatter_ scatter_add scatter_add_"
-        " masked_select _local_scalar_dense item bincount multi_margin_loss",
-    ),
+    {
+        # movement
+        movement.same: (
+            "clone contiguous detach alias lift_fresh lift to _to_copy type_as view_as_real_copy"
+            " positive resolve_conj resolve_neg requires_grad_ detach_ dropout feature_dropout"
+            " alpha_dropout feature_alpha_dropout zeros_like ones_like full_like empty_like"
+            " rand_like randn_like bernoulli _conj _neg_view data nan_to_num"
+            " zero_ fill_ bernoulli_ normal_ uniform_ dropout_ feature_dropout_ exponential_"
+        ),
+        movement.movement: (
+            "permute transpose t squeeze unsqueeze select narrow split_with_sizes unbind movedim"
+            " moveaxis swapaxes swapdims diagonal unfold as_strided flip numpy_T transpose_ t_"
+            " squeeze_ unsqueeze_ adjoint mT hsplit vsplit tensor_split unsafe_split_with_sizes"
+        ),
+        movement.expanded: "expand expand_as",
+        movement.sliced: "slice",
+        movement.reshape: (
+            "view reshape _unsafe_view flatten unflatten _reshape_alias view_as ravel"
+        ),
+        movement.cat: "cat stack concat concatenate",
+        movement.chunk: "chunk split unsafe_split unsafe_chunk",
+        movement.pad: "pad constant_pad_nd",
+        movement.repeat: "repeat",
+        movement.roll: "roll",
+        movement.indexed: "index _unsafe_index",
+        movement.selected: "index_select gather",
+        movement.embedding: "embedding",
+        movement.pixel_shuffle: "pixel_shuffle",
+        movement.pixel_unshuffle: "pixel_unshuffle",
+        movement.channel_shuffle: "channel_shuffle native_channel_shuffle",
+        movement.im2col: "im2col",
+        movement.col2im: "col2im",
+        movement.filled: (
+            "zeros ones full empty new_zeros new_ones new_full new_empty empty_strided"
+            " new_empty_strided"
+        ),
+        movement.constant: (
+            "arange linspace logspace eye rand randn randint randperm scalar_tensor tril_indices"
+            " triu_indices hann_window one_hot"
+        ),
+        # pointwise: and whatever else PyTorch tags so
+        pointwise.pointwise: (
+            "where masked_fill lerp addcmul addcdiv add sub mul div clamp tril triu relu relu6"
+            " hardtanh hardswish hardsigmoid leaky_relu elu selu celu gelu silu mish softplus"
+            " log_sigmoid_forward rrelu rrelu_with_noise softshrink hardshrink threshold sigmoid"
+            " tanh fake_quantize_per_tensor_affine"
+        ),
+        pointwise.in_place: "copy_",
+        pointwise.prelu: "prelu _prelu_kernel",
+        pointwise.glu: "glu",
+        # contraction
+        contraction.convolution: (
+            "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution"
+            " _convolution"
+        ),
+        contraction.linear: "linear",
+        contraction.matmul: "matmul mm bmm mv dot",
+        contraction.addmm: "addmm baddbmm addmv",
+        contraction.attention: (
+            "scaled_dot_product_attention _scaled_dot_product_flash_attention_for_cpu"
+        ),
+        # reduction, pooling, normalisation
+        reduction.total: "sum nansum linalg_vector_norm norm",
+        reduction.statistic: (
+            "mean amax amin aminmax var std var_mean std_mean prod logsumexp any all nanmean"
+            " median max min"
+        ),
+        reduction.arg_statistic: "argmax argmin mode kthvalue",
+        reduction.softmax: "softmax _softmax log_softmax _log_softmax",
+        reduction.ordered: "cumsum cumprod sort topk argsort cummax cummin logcumsumexp",
+        reduction.pool(1): (
+            "max_pool1d avg_pool1d adaptive_avg_pool1d adaptive_max_pool1d upsample_nearest1d"
+            " upsample_linear1d _upsample_nearest_exact1d reflection_pad1d replication_pad1d"
+            " max_pool1d_with_indices"
+        ),
+        reduction.pool(2): (
+            "max_pool2d max_pool2d_with_indices avg_pool2d adaptive_avg_pool2d"
+            " _adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d"
+            " upsample_bicubic2d _upsample_nearest_exact2d _upsample_bilinear2d_aa"
+            " _upsample_bicubic2d_aa reflection_pad2d replication_pad2d grid_sampler"
+            " grid_sampler_2d fractional_max_pool2d max_unpool2d"
+        ),
+        reduction.pool(3): (
+            "max_pool3d max_pool3d_with_indices avg_pool3d adaptive_avg_pool3d"
+            " _adaptive_avg_pool3d adaptive_max_pool3d upsample_nearest3d upsample_trilinear3d"
+            " _upsample_nearest_exact3d reflection_pad3d replication_pad3d"
+        ),
+        reduction.batch_norm: "batch_norm native_batch_norm _native_batch_norm_legit instance_norm",
+        reduction.layer_norm: "layer_norm rms_norm",
+        reduction.group_norm: "group_norm",
+        reduction.local_response_norm: "local_response_norm",
+        reduction.weight_norm: "_weight_norm _weight_norm_interface",
+        # known, and left alone
+        movement.frozen: (
+            "lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell bilinear"
+            " nonzero _unique2 index_put index_put_ scatter scatter_ scatter_add scatter_add_"
+            " masked_select _local_scalar_dense item bincount multi_margin_loss"
+        ),
+    }
 )
-
+"""By the name of the operator."""
 
 SIZE_FREE = frozenset(
     {
-        *(same, cat, pointwise, in_place, prelu, linear, total, statistic, softmax, batch_norm),
-        *(local_response_norm, RULES["max_pool1d"], RULES["max_pool2d"], RULES["max_pool3d"]),
+        *(movement.same, movement.cat, contraction.linear),
+        *(pointwise.pointwise, pointwise.in_place, pointwise.prelu),
+        *(reduction.total, reduction.statistic, reduction.softmax, reduction.batch_norm),
+        *(RULES[f"max_pool{spatial}d"] for spatial in (1, 2, 3)),
+        reduction.local_response_norm,
     }
 )
 """Rules of operators whose arguments say nothing about how many channels there are."""
@@ -1169,148 +142,13 @@ def rule_of(func: Any) -> Rule | None:
     if found is None and name.endswith("_") and not name.startswith("_"):
         base = RULES.get(name[:-1])
         tagged = torch.Tag.pointwise in func.tags
-        if base in (same, softmax) or (base is prelu):
+        if base in (movement.same, reduction.softmax) or (base is pointwise.prelu):
             return base
-        if base is pointwise or tagged:
-            return in_place
+        if base is pointwise.pointwise or tagged:
+            return pointwise.in_place
         return None
     if found is None and torch.Tag.pointwise in func.tags:
-        return in_place if func._schema.is_mutable else pointwise
+        return pointwise.in_place if func._schema.is_mutable else pointwise.pointwise
     if name in ("max", "min") and func._overloadname == "other":
-        return pointwise
+        return pointwise.pointwise
     return found
-
-
-# --- shapes -----------------------------------------------------------------------------------
-# What a meta kernel would say, for the operators that nearly all of a network consists of. The
-# kernels are written in Python and take most of the time of a run.
-
-
-def output_shape(name: str, call_args: tuple[Any, ...]) -> Sequence[int] | None:
-    """The shape of the result, None where the kernel has to be asked.
-
-    >>> x, weight = torch.empty(1, 3, 8, 8), torch.empty(4, 3, 3, 3)
-    >>> output_shape("conv2d", (x, weight, None, [2, 2], [1, 1]))
-    [1, 4, 4, 4]
-    """
-    if name == "cat":
-        return _joined(call_args[0], call_args[1] if len(call_args) > 1 else 0)
-    x: Tensor = call_args[0]
-    if name in _SAME_SHAPE:
-        return x.shape
-    if name in ("batch_norm", "instance_norm", "group_norm"):
-        widths = [a.shape[0] for a in call_args[1:5] if isinstance(a, Tensor)]
-        return x.shape if all(n == x.shape[1] for n in widths) else None
-    if name == "layer_norm":
-        fits = list(x.shape[-len(call_args[1]) :]) == list(call_args[1])
-        affine = [a for a in call_args[2:4] if isinstance(a, Tensor)]
-        fits = fits and all(list(a.shape) == list(call_args[1]) for a in affine)
-        return x.shape if fits else None
-    if name in ("conv1d", "conv2d", "conv3d"):
-        return _convolved(*call_args)
-    if name in ("add", "mul", "sub", "div"):
-        other = call_args[1]
-        if isinstance(other, Tensor) and x.dtype == other.dtype and x.is_floating_point():
-            return _broadcast(x.shape, other.shape)
-        number = isinstance(other, (int, float)) and x.is_floating_point()
-        return x.shape if number else None
-    if name == "linear":
-        weight = call_args[1]
-        fits = weight.dim() == 2 and x.dim() > 1 and x.shape[-1] == weight.shape[1]
-        return [*x.shape[:-1], weight.shape[0]] if fits else None
-    if name == "adaptive_avg_pool2d" and x.dim() == 4:
-        height, width = call_args[1]
-        return [*x.shape[:2], height, width]
-    if name in ("max_pool2d", "avg_pool2d") and x.dim() == 4:
-        return _pooled(name, *call_args)
-    return None
-
-
-def _broadcast(a: Sequence[int], b: Sequence[int]) -> Sequence[int] | None:
-    if a == b:
-        return a
-    if len(a) < len(b):
-        a, b = b, a
-    shape = list(a)
-    for d, n in enumerate(b, len(a) - len(b)):
-        if shape[d] != n:
-            if shape[d] != 1 and n != 1:
-                return None
-            shape[d] = max(n, shape[d]) if min(n, shape[d]) else 0
-    return shape
-
-
-def _pooled(
-    name: str, x: Tensor, kernel: Any, stride: Any = None, *more: Any
-) -> Sequence[int] | None:
-    padding, *rest = more or (0,)
-    dilation = rest[0] if name == "max_pool2d" and rest else 1
-    rounds_up = rest[1:2] if name == "max_pool2d" else rest[:1]
-    if any(rounds_up):
-        return None
-    k, p, d = (list(v) * (2 // len(v)) if isinstance(v, (list, tuple)) else [v, v]
-               for v in (kernel, padding, dilation))  # fmt: skip
-    s = stride if stride else k
-    s = list(s) * (2 // len(s)) if isinstance(s, (list, tuple)) else [s, s]
-    sizes = [(x.shape[2 + i] + 2 * p[i] - d[i] * (k[i] - 1) - 1) // s[i] + 1 for i in range(2)]
-    return [*x.shape[:2], *sizes] if min(sizes) > 0 and 2 * max(p) <= min(k) else None
-
-
-def _joined(pieces: Sequence[Tensor], dim: int) -> Sequence[int] | None:
-    first = pieces[0]
-    shape = list(first.shape)
-    for x in pieces[1:]:
-        sizes = list(x.shape)
-        if len(sizes) != len(shape) or x.dtype != first.dtype or not x.is_meta:
-            return None
-        sizes[dim], shape[dim] = shape[dim] + sizes[dim], shape[dim] + sizes[dim]
-        if sizes != shape:
-            return None
-    return shape if shape else None
-
-
-def agrees(call_args: tuple[Any, ...]) -> bool:
-    """Whether the second argument is a number or a tensor of the first one's shape."""
-    if len(call_args) < 2 or not isinstance(call_args[1], Tensor):
-        return True
-    return bool(call_args[0].shape == call_args[1].shape)
-
-
-_SAME_SHAPE = frozenset(
-    words(
-        "relu relu6 hardtanh hardswish hardsigmoid silu gelu sigmoid tanh elu leaky_relu"
-        " mish softplus dropout feature_dropout"
-    )
-)
-IN_PLACE = frozenset(
-    words(
-        "relu_ relu6_ hardtanh_ hardswish_ hardsigmoid_ silu_ sigmoid_ tanh_ elu_"
-        " leaky_relu_ mish_ dropout_ feature_dropout_ add_ mul_ sub_ div_"
-    )
-)
-"""Operators whose result is their first argument, which a meta tensor has no need to compute."""
-
-
-def _convolved(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Sequence[int] | None:
-    k = weight.dim() - 2
-    if x.dim() != k + 2 or isinstance(padding, str) or x.shape[1] != weight.shape[1] * groups:
-        return None
-    s, p, d = (
-        list(v) * (k // len(v)) if isinstance(v, (list, tuple)) else [v] * k
-        for v in (stride, padding, dilation)
-    )
-    shape = [x.shape[0], weight.shape[0]]
-    for i in range(k):
-        size = (x.shape[2 + i] + 2 * p[i] - d[i] * (weight.shape[2 + i] - 1) - 1) // s[i] + 1
-        if size < 1:
-            return None
-        shape.append(size)
-    return shape

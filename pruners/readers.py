@@ -40,7 +40,8 @@ _WIDTHS: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.PReLU, "num_parameters"),
 )
 _OF_TENSOR = ("shape", "size", "numel", "nelement", "__len__")
-_OURS = ("torch", "pruners.operators", "pruners.tracing", "pruners.replay")
+_OURS = ("torch.", "pruners.")
+"""Packages of no network, whatever modules their code is in."""
 
 _inside: set[CodeType] = set()
 
@@ -50,8 +51,7 @@ def _from_outside() -> bool:
     caller = sys._getframe(2)
     if caller.f_code in _inside:
         return False
-    name = caller.f_globals.get("__name__", "")
-    if name.startswith("torch.") or name in _OURS:
+    if f"{caller.f_globals.get('__name__', '')}.".startswith(_OURS):
         _inside.add(caller.f_code)
         return False
     return True

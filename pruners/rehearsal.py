@@ -1,6 +1,6 @@
 """Functions with other code for a while: what the edited source of their files compiles to.
 
-`sizes` decides from the source which number has to become which. Before that is believed the
+`sizes/` decides from the source which number has to become which. Before that is believed the
 network runs with the edited source, so that a rewrite that does not do what it should costs
 channels, and never a wrong file.
 """

@@ -29,10 +29,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruners import operators
+from pruners.calls import tensors_in, words
 from pruners.channel_graph import ChannelGraph, Indices, Kept, Units, kept_of
+from pruners.labels import Labels, Layer, collapse, varies
 from pruners.layers import follow_widths
-from pruners.operators import Labels, Layer, Rule
+from pruners.notes import Rule
 from pruners.tracing import (
     UNRECORDED,
     BoolMask,
@@ -294,11 +295,11 @@ class Replay(Watch):  # type: ignore[no-untyped-call]
         known = self.masks.get(id(layer))
         if known is not None:
             return known[1]
-        ids = operators.collapse(layer)
+        ids = collapse(layer)
         gone = self.gone[ids.numpy()]
         masks: dict[int, BoolMask] = {}
         if gone.any():
-            dims = operators.varies(layer)
+            dims = varies(layer)
             for dim in dims:
                 others = tuple(d for d in range(gone.ndim) if d != dim)
                 here = gone.all(axis=others)
@@ -351,7 +352,7 @@ class Replay(Watch):  # type: ignore[no-untyped-call]
             raise
         except Exception as error:
             raise DoesNotFitError(step, _first_line(error)) from error
-        outs = [out] if isinstance(out, Tensor) else operators.tensors_in([out])
+        outs = [out] if isinstance(out, Tensor) else tensors_in([out])
         for x, shape, labels in zip(outs, step.out_shapes, step.outs, strict=False):
             needed = self.sizes(shape, labels)
             if list(x.shape) != needed:
@@ -565,22 +566,20 @@ def _fix_attention(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwar
 
 _FIXES = {
     **dict.fromkeys(
-        operators.words(
+        words(
             "view reshape _unsafe_view _reshape_alias unflatten expand zeros ones full empty"
             " new_zeros new_ones new_full new_empty"
         ),
         _fix_shape,
     ),
     **dict.fromkeys(
-        operators.words(
-            "split chunk split_with_sizes unsafe_split unsafe_chunk unsafe_split_with_sizes"
-        ),
+        words("split chunk split_with_sizes unsafe_split unsafe_chunk unsafe_split_with_sizes"),
         _fix_split,
     ),
     **dict.fromkeys(["slice", "narrow", "select"], _fix_slice),
     **dict.fromkeys(["pad", "constant_pad_nd"], _fix_pad),
     **dict.fromkeys(
-        operators.words("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"),
+        words("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"),
         _fix_convolution,
     ),
     "layer_norm": _fix_layer_norm,
@@ -774,7 +773,7 @@ def _freeze_at(trace: Trace, units: Units, problem: Problem) -> bool:
     layers = [layer for labels in (*problem.step.ins, *problem.step.outs) for layer in labels]
     if not layers:
         return False
-    ids = np.concatenate([operators.collapse(layer).reshape(-1).numpy() for layer in layers])
+    ids = np.concatenate([collapse(layer).reshape(-1).numpy() for layer in layers])
     return _freeze(trace, units, ids, f"{problem.step.place}: {problem.reason}")
 
 
@@ -841,6 +840,3 @@ def _bisect(
             f"{problem.reason}",
             positions,
         )
-
-
-__all__ = operators.words("Correction DoesNotFitError Replayed replay restricted")

@@ -2,7 +2,7 @@
 
 The network's own `forward` runs once under a `TorchDispatchMode` on meta tensors, so that no
 arithmetic is done and no weight is copied. Beside every activation travel integer label tensors
-(`operators.py`), and every operator that the network calls couples, freezes or moves labels.
+(`labels.py`), and every operator that the network calls couples, freezes or moves labels.
 What comes out is a `ChannelGraph`:
 
     graph = trace_graph(model, torch.randn(1, 3, 224, 224))  # in pruners.replay
@@ -34,11 +34,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pruners import operators
+from pruners import meta_shapes, operators
+from pruners.calls import Call, tensors_in
 from pruners.channel_graph import Axis, ChannelGraph, Coupling, Indices, UnknownOperator
 from pruners.errors import UnsupportedNetworkError
-from pruners.operators import LABELS, Call, Labels, Layer, Notes, Param, Rule, Weight
+from pruners.labels import LABELS, NONE, Labels, Layer, collapse, settle, varies
+from pruners.notes import Notes, Param, Rule, Weight
 from pruners.readers import Readers, reading
+from pruners.rules import contraction, reduction, silence
 
 Example = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments of one call of the network."""
@@ -339,9 +342,9 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if name == "cat" and x:
             x = x[0]
         if self.meta and isinstance(x, Tensor) and x.is_meta:
-            if name in operators.IN_PLACE and operators.agrees(args):
+            if name in meta_shapes.IN_PLACE and meta_shapes.agrees(args):
                 return x
-            shape = operators.output_shape(name, args)
+            shape = meta_shapes.output_shape(name, args)
             if shape is not None and x.is_contiguous():
                 return torch.empty(shape, dtype=x.dtype, device="meta")
         return func(*args, **kwargs)
@@ -396,7 +399,7 @@ def rule_for(func: Any) -> Rule | None:
 
 def on_one_device(args: tuple[Any, ...], kwargs: Any) -> tuple[tuple[Any, ...], Any]:
     """Constants that the forward makes on a real device, on meta where they meet activations."""
-    tensors = operators.tensors_in((*args, *kwargs.values()))
+    tensors = tensors_in((*args, *kwargs.values()))
     meta = [x.is_meta for x in tensors]
     if all(meta) or not any(meta):
         return args, kwargs
@@ -429,11 +432,11 @@ class Functions(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.multi_head_attention_forward:
             with self.watch.unwatched():
-                self.watch.attention(operators.tensors_in((*args, *kwargs.values())))
+                self.watch.attention(tensors_in((*args, *kwargs.values())))
             return multi_head_attention(*args, **kwargs)
         if func is F.local_response_norm and not self.watch.off:
             with self.watch.unwatched():
-                rule = operators.local_response_norm
+                rule = reduction.local_response_norm
                 return self.watch.step(WholeFunction(func), rule, args, kwargs)
         return func(*args, **kwargs)
 
@@ -589,12 +592,12 @@ class Tracer(Watch):  # type: ignore[no-untyped-call]
         if rule in operators.SIZE_FREE or name in operators.SIZE_FREE_NAMES:
             return False
         module = self.modules.get(path)
-        if rule is operators.convolution:
+        if rule is contraction.convolution:
             # The groups of a layer follow its tensors (`widths` in replay).
             return not isinstance(module, nn.modules.conv._ConvNd) and (
                 Call(func, args, {}, None).named("groups", 1) != 1
             )
-        if rule is operators.layer_norm:
+        if rule is reduction.layer_norm:
             return type(module) is not nn.LayerNorm or module.weight is None
         return True
 
@@ -602,29 +605,29 @@ class Tracer(Watch):  # type: ignore[no-untyped-call]
         notes, name = self.notes, name_of(func)
         module = running(self.state.names)
         notes.place = place = f"{module}: {name}" if module else name
-        tensors = operators.tensors_in((*args, *kwargs.values()) if kwargs else args)
+        tensors = tensors_in((*args, *kwargs.values()) if kwargs else args)
         before = [notes.of(x) for x in tensors]
         shapes = [tuple(x.shape) for x in tensors]
         sources = [x.__dict__.get(_STEP, -1) for x in tensors]
         counted, weights = len(notes.counting), len(notes.weights)
         out = self.result(name, func, args, kwargs)
-        outs = [out] if isinstance(out, Tensor) else operators.tensors_in([out])
+        outs = [out] if isinstance(out, Tensor) else tensors_in([out])
         labels: list[Labels]
         if rule is not None:
             call = Call(func, args, kwargs, out)
-            operators.count_silent_divisors(notes, call, name)
+            silence.count_silent_divisors(notes, call, name)
             found = rule(notes, call)
             labels = [found] if isinstance(found, tuple) else found
-            if labels and operators.loud(call, name, labels[0]):
+            if labels and silence.loud(call, name, labels[0]):
                 for x in outs:
-                    x.__dict__["_pruner_loud"] = True
+                    x.__dict__[silence.LOUD] = True
         else:
             if any(before):
                 touched = self.unknown.setdefault((name, module), [])
                 for layer in {layer for layers in before for layer in layers}:
                     notes.freeze(layer, "meets an operator without a rule")
-                    touched.append(operators.collapse(layer).reshape(-1))
-            labels = [operators.NONE for _ in outs]
+                    touched.append(collapse(layer).reshape(-1))
+            labels = [NONE for _ in outs]
         for x, own in zip(outs, labels, strict=False):
             if own or LABELS in x.__dict__:
                 if any(x is t for t in tensors) and notes.param(x) is not None:
@@ -725,9 +728,7 @@ def _watched(
     notes.place = "output"
     for x in nested_tensors(out):
         for layer in notes.of(x):
-            notes.frozen.append(
-                (operators.collapse(layer).reshape(-1), "reaches an output of the network")
-            )
+            notes.frozen.append((collapse(layer).reshape(-1), "reaches an output of the network"))
 
 
 def inputs_of(example: Example, tape: Tape) -> Example:
@@ -914,15 +915,15 @@ def _settle_rectangles(notes: Notes) -> None:
         later: list[tuple[Layer, str]] = []
         decided = np.zeros(len(unit), dtype=bool)
         for layer, place in todo:
-            ids = operators.collapse(layer)
+            ids = collapse(layer)
             units = unit[ids.numpy()]
             if decided[units].any():  # an earlier view had its say: look again afterwards
                 later.append((layer, place))
                 continue
-            dims = operators.varies(operators.settle(torch.from_numpy(units)))
+            dims = varies(settle(torch.from_numpy(units)))
             if len(dims) > 1:
                 notes.place = place
-                notes.couple(ids, operators.collapse(ids, dims[:-1]))
+                notes.couple(ids, collapse(ids, dims[:-1]))
                 decided[units] = True
         todo = later
     notes.rectangles.clear()

@@ -21,7 +21,7 @@ from pruners.errors import PrunerError
 from pruners.loading import import_source
 from pruners.model_writers import Writer
 from pruners.origin import is_library
-from pruners.sizes import Rewrites
+from pruners.sizes.rewrites import Rewrites
 from pruners.store import manifest_text, publish, save_bytes
 from pruners.tracing import map_tensors
 from pruners.verify import Case, Outcome, require, tells, tolerance_for, verify

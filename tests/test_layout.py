@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 from pathlib import Path
 
 import networkx as nx
@@ -47,7 +48,7 @@ def test_imports_run_one_way() -> None:
     [
         ("channel_graph", {"scoring", "methods", "model_writers", "weight_transfer", "store"}),
         ("methods", {"store", "model_writers", "weight_transfer", "verify"}),
-        ("model_writers", {"scoring", "methods", "weight_transfer", "verify", "store"}),
+        ("model_writers", {"scoring", "methods", "weight_transfer", "verify", "store", "tracing"}),
         ("verify", {"model_writers", "weight_transfer"}),
         ("verify_child", {"errors", "model_writers", "weight_transfer", "store"}),
     ],
@@ -56,3 +57,12 @@ def test_a_stage_knows_only_what_came_before_it(stage: str, unknown_to_it: set[s
     graph = imports()
     known = nx.descendants(graph, stage) if stage in graph else set()
     assert not known & unknown_to_it
+
+
+def test_every_package_is_installed() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(PACKAGE.parent / "setup.cfg")
+    named = set(setup["options"]["packages"].split())
+    folders = {path.parent.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py")}
+    inside = {".".join(folder.parts) for folder in folders}
+    assert named == inside | {"pruners.templates"}

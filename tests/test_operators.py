@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ import torch.nn.functional as F
 from oracle import parity
 from torch import Tensor, nn
 
-from pruners import operators
-from pruners.operators import RULES, fold, settle, spread, varies
+from pruners import labels, meta_shapes
+from pruners.labels import fold, settle, spread, varies
+from pruners.operators import RULES
 
 Body = Callable[[Tensor], Tensor]
 
@@ -236,8 +238,11 @@ def test_layers() -> None:
     assert varies(settle(torch.ones(2, 2))) == ()
 
 
-def test_examples_in_docstrings() -> None:
-    assert doctest.testmod(operators).failed == 0
+@pytest.mark.parametrize("module", [labels, meta_shapes])
+def test_examples_in_docstrings(module: ModuleType) -> None:
+    found = doctest.testmod(module, extraglobs={"torch": torch})
+    assert found.failed == 0
+    assert found.attempted > 0
 
 
 def test_table_names_operators_that_exist() -> None:

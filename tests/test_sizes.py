@@ -19,7 +19,7 @@ from pruners import PruningResult, prune
 from pruners.errors import WriterError
 from pruners.rehearsal import edited_code
 from pruners.replay import restricted
-from pruners.sizes import NewAttribute, NewValue, Rewrites, _edited
+from pruners.sizes.rewrites import NewAttribute, NewValue, Rewrites, edited
 from pruners.verify import expected_outputs, require, verify
 
 _numbers = itertools.count()
@@ -368,10 +368,10 @@ class Shape(nn.Module):
 
 def test_edits_find_tuples_however_they_are_written() -> None:
     text = "s = (4, 12)\nt = (1, 2), (3)\n"
-    assert _edited(text, {("tuple", 1, 5, 1, 10): NewValue((5, 6))}).code.startswith("s = (5, 6)\n")
-    assert _edited(text, {("", 1, 8, 1, 10): NewAttribute("c")}).code.startswith("s = (4, self.c)")
+    assert edited(text, {("tuple", 1, 5, 1, 10): NewValue((5, 6))}).code.startswith("s = (5, 6)\n")
+    assert edited(text, {("", 1, 8, 1, 10): NewAttribute("c")}).code.startswith("s = (4, self.c)")
     with pytest.raises(WriterError, match="no expression is found at line 9"):
-        _edited(text, {("", 9, 0, 9, 1): NewValue(1)})
+        edited(text, {("", 9, 0, 9, 1): NewValue(1)})
 
 
 def test_an_attribute_that_cannot_be_changed_is_said() -> None:

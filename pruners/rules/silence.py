@@ -1,0 +1,62 @@
+"""Is a removed channel silent?
+
+The masked network, which the slim one has to equal, still has the channels that are gone; what
+was made of them is zero there behind a convolution, and 1/2 behind a sigmoid. A sum over channels
+has to know: it counts them where they are *loud*.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from pruners.calls import Call, words
+from pruners.labels import LABELS, Labels
+from pruners.notes import Notes
+
+LOUD = "_pruner_loud"
+"""The attribute that marks a tensor whose removed channels are other than zero."""
+
+_SILENT = frozenset(
+    words(
+        "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear"
+        " batch_norm layer_norm group_norm embedding"
+    )
+)
+
+_LOUD = frozenset(
+    words(
+        "sigmoid hardsigmoid exp exp2 cos cosh softplus log_sigmoid softmax log_softmax"
+        " reciprocal rsqrt log log2 logical_not eq ne le ge lt gt clamp clamp_min fill"
+        " zeros_like ones_like full_like rand_like randn_like acos erfc"
+    )
+)
+
+
+def loud(call: Call, name: str, labels: Labels) -> bool:
+    """Whether channels of the result are other than zero after everything of theirs is zero.
+
+    Silencing a channel (its rows and biases zero) makes it zero behind a convolution or a batch
+    norm and keeps it so through a relu, but sigmoid(0) is 1/2. The next convolution does not mind:
+    its columns are zero too. A sum over such channels does, so it counts them.
+    """
+    if not labels or name in _SILENT:
+        return False
+    inputs = [x for x in call.tensors() if x.dim()]
+    if name.rstrip("_") in ("mul", "multiply"):
+        return all(is_loud(x) for x in inputs)
+    if name.rstrip("_") in ("add", "sub", "rsub"):
+        return len(inputs) < 2 or any(is_loud(x) or LABELS not in x.__dict__ for x in inputs)
+    return name.rstrip("_") in _LOUD or any(is_loud(x) for x in inputs)
+
+
+def is_loud(x: Tensor) -> bool:
+    return LOUD in x.__dict__
+
+
+def count_silent_divisors(n: Notes, call: Call, name: str) -> None:
+    """A silent channel would be 0/0: the operator is only right on the surviving ones."""
+    at = {"div": 1, "divide": 1, "reciprocal": 0, "rsqrt": 0, "log": 0}.get(name.rstrip("_"))
+    x = None if at is None else call.arg(at)
+    if isinstance(x, Tensor) and not is_loud(x):
+        for layer in n.of(x):
+            n.count(layer)
