@@ -18,8 +18,9 @@ from safetensors.torch import save
 from models.cifar import RESNET20_CHECKPOINT
 from models.cifar.resnet import ResNet
 from pruners.datasets import load_dataset
+from pruners.evaluation import accuracy
 from pruners.store import commit
-from pruners.training import accuracy, train
+from pruners.training import train
 
 SEED = 0
 COMMAND = "python -m models.train_checkpoint"

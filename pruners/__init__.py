@@ -31,6 +31,7 @@ from pruners.dependencies import (
     split_and_aggregate_backbone,
 )
 from pruners.errors import PrunerError, UnsupportedNetworkError, VerificationError, WriterError
+from pruners.evaluation import Evaluation, evaluate, evaluate_all
 from pruners.model_writers import (
     Writer,
     write_activation,
@@ -60,6 +61,7 @@ __all__ = [
     "ChannelGraph",
     "Coupling",
     "DependencyCalculator",
+    "Evaluation",
     "Interface",
     "Kept",
     "Options",
@@ -77,6 +79,8 @@ __all__ = [
     "basic_block",
     "block_decorator",
     "bottleneck",
+    "evaluate",
+    "evaluate_all",
     "fire",
     "inception",
     "mb_conv",

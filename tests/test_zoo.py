@@ -16,9 +16,9 @@ from models.imagenet.resnet import ResNet as ImageNetResNet
 from pruners.datasets import load_dataset
 from pruners.dependencies import find_blocks
 from pruners.errors import PrunerError
+from pruners.evaluation import accuracy
 from pruners.metrics import count_parameters
 from pruners.registry import MODELS
-from pruners.training import accuracy
 
 # The deep networks only repeat what the others have; `make test-zoo` runs them too.
 DEEP = {"ResNet110", "ResNet164", "ResNet101"}

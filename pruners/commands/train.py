@@ -29,10 +29,11 @@ from pruners.commands.options import (
     whole,
 )
 from pruners.errors import PrunerError
+from pruners.evaluation import accuracy
 from pruners.job import SHIPPED_DATASET, Data, noted
 from pruners.networks import Request, find_network
 from pruners.store import check_writable, commit, save_bytes
-from pruners.training import accuracy, train
+from pruners.training import train
 
 
 def train_command(
