@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ from torch import nn
 from pruners.base import BasicPruning, Options, PruningResult, Saved, checked_name
 from pruners.datasets import DATASETS, DataSplits, load_dataset
 from pruners.errors import PrunerError
+from pruners.evaluation import Evaluation, evaluate, evaluate_all
 from pruners.libraries import is_library_network
 from pruners.networks import Network, Request, find_network, parsed_shape
 from pruners.progress import note, stage
 from pruners.scoring import measure_named
 from pruners.store import check_writable
-from pruners.training import accuracy, train
+from pruners.training import train
 from pruners.verify import Outcome
 
 SHIPPED_DATASET = next(iter(DATASETS))
@@ -64,24 +65,23 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class TestAccuracy:
-    """Percent of the test images that a network gets right, at each stage."""
-
-    # Not a class of tests, whatever pytest makes of its name.
-    __test__ = False
+class Stages:
+    """The figures of a network before pruning, after it and after fine-tuning, on one dataset."""
 
     dataset: str
-    before: float
-    pruned: float
-    finetuned: float | None = None
+    before: Evaluation
+    pruned: Evaluation
+    finetuned: Evaluation | None = None
 
     def described(self) -> dict[str, Any]:
-        """As it stands in the manifest."""
+        """All figures of every stage, as they stand in the manifest."""
         stages = {"before": self.before, "pruned": self.pruned, "finetuned": self.finetuned}
-        return {
-            "dataset": self.dataset,
-            **{name: round(percent, 2) for name, percent in stages.items() if percent is not None},
-        }
+        return {name: figures.described() for name, figures in stages.items() if figures}
+
+    def accuracies(self) -> dict[str, Any]:
+        """The accuracies alone, beside the name of the dataset."""
+        stages = self.described().items()
+        return {"dataset": self.dataset, **{name: figures["accuracy"] for name, figures in stages}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Finished:
     network: Network
     result: PruningResult
     outcome: Outcome
-    accuracy: TestAccuracy | None
+    stages: Stages | None
     saved: Saved | None
     finetuned: nn.Module | None = None
     finetuned_saved: Saved | None = None
@@ -125,21 +125,19 @@ def run_job(job: Job, pruner_class: type[BasicPruning], written: list[Path]) -> 
             note(f"warning: {warning}")
     with stage("verifying it in a fresh process"):
         outcome = result.verified()
-    measured = None
+    stages, examples = None, result.pruning.example_inputs
     if splits is not None:
         with stage(f"testing on {splits.name}"):
-            measured = TestAccuracy(
-                splits.name,
-                accuracy(network.model, splits.test),
-                accuracy(result.model, splits.test),
-            )
+            figures = evaluate_all([network.model, result.model], splits.test, examples)
+            stages = Stages(splits.name, *figures)
 
     def save(tuned: nn.Module | None) -> Saved | None:
         if job.dry_run:
             return None
         extra: dict[str, Any] = {}
-        if measured is not None:
-            extra["test_accuracy"] = measured.described()
+        if stages is not None:
+            extra["test_accuracy"] = stages.accuracies()
+            extra["evaluation"] = stages.described()
         if tuned is not None:
             extra["finetune_epochs"] = job.finetune_epochs
         state = result.state_dict if tuned is None else tuned.state_dict()
@@ -147,14 +145,13 @@ def run_job(job: Job, pruner_class: type[BasicPruning], written: list[Path]) -> 
             return result.save_weights(state, job.out, job.weights_out, outcome, extra)
 
     saved = save(None)
-    if not job.finetune_epochs or splits is None or measured is None:
-        return Finished(network, result, outcome, measured, saved)
+    if not job.finetune_epochs or splits is None or stages is None:
+        return Finished(network, result, outcome, stages, saved)
     note(f"fine-tuning on {splits.name}")
     tuned = copy.deepcopy(result.model)
     train(tuned, splits, job.finetune_epochs, seed=job.options.seed, progress=True)
-    percent = accuracy(tuned, splits.test)
-    measured = TestAccuracy(splits.name, measured.before, measured.pruned, percent)
-    return Finished(network, result, outcome, measured, saved, tuned, save(tuned))
+    stages = replace(stages, finetuned=evaluate(tuned, splits.test, examples))
+    return Finished(network, result, outcome, stages, saved, tuned, save(tuned))
 
 
 def _check(job: Job) -> None:

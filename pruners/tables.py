@@ -14,6 +14,7 @@ from rich.text import Text
 
 from pruners.channel_graph import ChannelGraph
 from pruners.datasets import DATASETS
+from pruners.evaluation import Evaluation
 from pruners.explain import printable
 from pruners.job import Finished
 from pruners.libraries import OFFERED
@@ -47,6 +48,11 @@ def figures(*columns: str) -> Table:
     return table
 
 
+def percent_right(figures: Evaluation) -> str:
+    """The accuracy, where there is one."""
+    return "" if figures.accuracy is None else f"{figures.accuracy:.1f} %"
+
+
 def as_json(value: Any) -> str:
     """One JSON object; refuses what JSON cannot hold (NaN)."""
     return json.dumps(value, indent=2, allow_nan=False)
@@ -74,7 +80,8 @@ def described(finished: Finished) -> dict[str, Any]:
     facts["weights"] = finished.network.weights
     facts["files"] = {kind: path for kind, (path, _) in files_of(finished).items()}
     facts["dry_run"] = finished.saved is None
-    facts["test_accuracy"] = finished.accuracy and finished.accuracy.described()
+    facts["test_accuracy"] = finished.stages and finished.stages.accuracies()
+    facts["evaluation"] = finished.stages and finished.stages.described()
     return facts
 
 
@@ -87,7 +94,7 @@ def show_files(files: Mapping[str, tuple[str, str]]) -> None:
 
 def show_result(finished: Finished) -> None:
     """The names of the files, and the figures."""
-    report, accuracy = finished.result.report, finished.accuracy
+    report, stages = finished.result.report, finished.stages
     if finished.saved is not None:
         show_files(files_of(finished))
         print()
@@ -95,11 +102,11 @@ def show_result(finished: Finished) -> None:
     for name, change in (("parameters", report.parameters), ("MACs", report.macs)):
         removed = f"{change.removed_pct:.1f} %"
         table.add_row(name, f"{change.before:,}", f"{change.after:,}", removed)
-    if accuracy is not None:
-        name = f"test accuracy, {accuracy.dataset}"
-        table.add_row(name, f"{accuracy.before:.1f} %", f"{accuracy.pruned:.1f} %", "")
-        if accuracy.finetuned is not None:
-            table.add_row("  fine-tuned", "", f"{accuracy.finetuned:.1f} %", "")
+    if stages is not None:
+        name = f"test accuracy, {stages.dataset}"
+        table.add_row(name, percent_right(stages.before), percent_right(stages.pruned), "")
+        if stages.finetuned is not None:
+            table.add_row("  fine-tuned", "", percent_right(stages.finetuned), "")
     show(table)
     outcome = finished.outcome
     print(
