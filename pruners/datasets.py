@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -104,7 +104,7 @@ def load_dataset(
     name: str,
     data_dir: str | Path | None = None,
     download: bool = False,
-    input_shape: tuple[int, int, int] | None = None,
+    input_shape: tuple[int, int, int] | Literal["stored"] | None = None,
 ) -> DataSplits:
     """The splits of a dataset; the same on every call and every machine.
 
@@ -114,7 +114,8 @@ def load_dataset(
         download: fetch what is missing. Bundled datasets ignore it.
         input_shape: (channels, height, width) of the images, where the dataset's own `shape`
             will not do. Images are resized bilinearly; grey is repeated over any number of
-            channels, colour is kept or averaged to one.
+            channels, colour is kept or averaged to one. "stored" leaves them in the shape in which
+            they are published (MNIST: 1x28x28).
 
     Raises:
         PrunerError: unknown name; files missing, damaged or not to be had; a shape that the
@@ -127,8 +128,12 @@ def load_dataset(
             f"(expected one of {', '.join(DATASETS)})"
         )
     entry = DATASETS[key]
-    shape = _checked_shape(key, entry, input_shape)
+    wanted = None if input_shape == "stored" else input_shape
+    shape = _checked_shape(key, entry, wanted)
     raw = entry["wrapper"](Path("data") if data_dir is None else Path(data_dir), download)
+    if input_shape == "stored":
+        _, *stored = raw.train.images.shape
+        shape = (stored[0], stored[1], stored[2])
     grey = len(entry["mean"]) == 1
     return DataSplits(
         name=key,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -16,7 +16,7 @@ from pruners.datasets import DATASETS, DataSplits, load_dataset
 from pruners.errors import PrunerError
 from pruners.evaluation import Evaluation, evaluate, evaluate_all
 from pruners.libraries import is_library_network
-from pruners.networks import Network, Request, find_network, parsed_shape
+from pruners.networks import Network, Request, find_network, parsed_shape, takes_any_image
 from pruners.progress import note, stage
 from pruners.scoring import measure_named
 from pruners.store import check_writable
@@ -35,18 +35,24 @@ class Data:
     folder: Path = Path("data")
     download: bool = False
 
-    def load(self, input_shape: str | None = None) -> DataSplits:
-        """Its splits; PrunerError where they cannot be had in this shape."""
-        if input_shape is None:
-            return load_dataset(self.name, self.folder, self.download)
-        shape = parsed_shape(input_shape)
+    def load(self, request: Request | None = None) -> DataSplits:
+        """Its splits, in the shape that the network asks for; PrunerError where that cannot be."""
+        shape: tuple[int, int, int] | Literal["stored"] | None = None
+        if request is not None and request.input_shape is not None:
+            shape = self._image_shape(request.input_shape)
+        elif request is not None and takes_any_image(request.arch):
+            shape = "stored"
+        return load_dataset(self.name, self.folder, self.download, shape)
+
+    def _image_shape(self, text: str) -> tuple[int, int, int]:
+        shape = parsed_shape(text)
         if len(shape) != 3:
             raise PrunerError(
-                f"--input-shape {input_shape}: {self.name} has images; expected channels, "
+                f"--input-shape {text}: {self.name} has images; expected channels, "
                 f"height and width, such as 3,32,32"
             )
         channels, height, width = shape
-        return load_dataset(self.name, self.folder, self.download, (channels, height, width))
+        return channels, height, width
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +115,7 @@ def run_job(job: Job, pruner_class: type[BasicPruning], written: list[Path]) -> 
     """
     _check(job)
     with stage(f"loading {job.request.arch}"):
-        splits = job.data.load(job.request.input_shape) if job.data is not None else None
+        splits = job.data.load(job.request) if job.data is not None else None
         network = find_network(job.request, splits)
         splits = _told(network, splits, job)
     pruner = pruner_class(
@@ -175,7 +181,8 @@ def _told(network: Network, splits: DataSplits | None, job: Job) -> DataSplits |
         )
     if network.weights == "shipped":
         if splits is None:
-            return load_dataset(SHIPPED_DATASET)
+            channels, height, width = network.input_shape
+            return load_dataset(SHIPPED_DATASET, input_shape=(channels, height, width))
         if splits.name != SHIPPED_DATASET:
             note(
                 f"note: the weights of {network.name} that ship with the zoo were trained on "

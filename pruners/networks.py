@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -123,6 +124,13 @@ def is_file(arch: str) -> bool:
     return (":" in arch or arch.endswith(".py")) and not is_library_network(arch)
 
 
+def takes_any_image(arch: str) -> bool:
+    """Whether `--arch` names a family of the zoo that is built for the number of values of an
+    image, whatever its size: then there is no need to resize any."""
+    family = [entry for entry in MODELS.values() if entry["family"] == arch]
+    return any("in_features" in _parameters(entry["wrapper"]) for entry in family)
+
+
 def parsed_shape(text: str) -> tuple[int, ...]:
     """`3,32,32` as numbers; PrunerError for anything else."""
     try:
@@ -188,9 +196,16 @@ def _from_zoo(request: Request, splits: DataSplits | None) -> Found:
         )
     if request.num_classes is not None:
         classes = request.num_classes
-    model = entry["wrapper"](num_classes=classes, in_channels=shape[0])
+    model = entry["wrapper"](num_classes=classes, **_input_size(entry["wrapper"], shape))
     as_shipped = shape == entry["input_shape"] and classes == entry["num_classes"]
     return name, model, shape, entry["path"] if as_shipped else None
+
+
+def _input_size(wrapper: Callable[..., nn.Module], shape: Sequence[int]) -> dict[str, int]:
+    """What a network of the zoo is told of its input: the channels, or for Linears all values."""
+    if "in_features" in _parameters(wrapper):
+        return {"in_features": math.prod(shape)}
+    return {"in_channels": shape[0]}
 
 
 def _member(request: Request, family: Mapping[str, ModelEntry], shape: Sequence[int] | None) -> str:

@@ -12,9 +12,8 @@ from models.cifar.shufflenetv2 import ShuffleNetV2
 from models.cifar.squeezenet import SqueezeNet
 from pruners.registry import ModelEntry, register_model
 
-RESNET20_CHECKPOINT = Path(__file__).parent.parent / "checkpoints" / "resnet20_digits.safetensors"
-
-_CHECKPOINTS = {"ResNet20": RESNET20_CHECKPOINT}
+_FOLDER = Path(__file__).parent.parent / "checkpoints"
+_CHECKPOINTS = {"ResNet20": _FOLDER / "resnet20_digits.safetensors"}
 
 for _name, _class, _family, _depths in (
     ("ResNet", resnet.ResNet, "resnet", resnet.DEPTHS),

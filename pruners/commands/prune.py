@@ -135,7 +135,7 @@ def _check_decorators(job: Job) -> None:
     """Print whether what the decorators say and what a run shows are the same."""
     setup_pruner(job.request.arch)
     with redirect_stdout(sys.stderr):
-        splits = job.data.load(job.request.input_shape) if job.data is not None else None
+        splits = job.data.load(job.request) if job.data is not None else None
         network = find_network(job.request, splits, shipped=False)
         inputs = network.example_inputs(job.options.seed)
         count, lines = analysis.check_decorators(network.model, inputs)

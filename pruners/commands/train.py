@@ -66,7 +66,7 @@ def train_command(
         given(arch), depth, arch_args, input_shape, num_classes, checkpoint, seed, device, weights
     )
     with redirect_stdout(sys.stderr):
-        splits = Data(dataset or SHIPPED_DATASET, data_dir, download).load(input_shape)
+        splits = Data(dataset or SHIPPED_DATASET, data_dir, download).load(request)
         network = find_network(request, splits, shipped=False)
         train(network.model, splits, epochs, lr=lr, seed=seed, progress=True)
         percent = accuracy(network.model, splits.test)
