@@ -19,6 +19,7 @@ from pruners.explain import printable
 from pruners.job import Finished
 from pruners.libraries import OFFERED
 from pruners.methods import PRUNING_METHODS, TARGETS
+from pruners.networks import takes_any_image
 from pruners.registry import MODELS
 from pruners.report import manifest, source_manifest
 from pruners.scoring import SCORING_MEASURES
@@ -209,6 +210,8 @@ def show_offer() -> None:
         sizes = [e["input_shape"] for e in MODELS.values() if e["family"] == family]
         shapes = " or ".join("x".join(map(str, size)) for size in dict.fromkeys(sizes))
         about = f"--depth {', '.join(map(str, depths))}" if depths else f"for {shapes}"
+        if takes_any_image(family):
+            about += ", or images of any size"
         table.add_row("--arch", family, about)
     for library, about in offered["libraries"].items():
         table.add_row("--arch", f"{library}:NAME", about)
