@@ -2,3 +2,7 @@
 
 from models import cifar as cifar
 from models import imagenet as imagenet
+from models.mlp import SixLayerMLP as SixLayerMLP
+from models.mlp import ThreeLayerMLP as ThreeLayerMLP
+from models.mlp import TwelveLayerMLP as TwelveLayerMLP
+from models.mlp import TwoLayerMLP as TwoLayerMLP

@@ -32,6 +32,7 @@ from pruners.dependencies import (
     split_and_aggregate_backbone,
 )
 from pruners.errors import PrunerError, UnsupportedNetworkError, VerificationError, WriterError
+from pruners.evaluation import Evaluation, evaluate, evaluate_all
 from pruners.measures import ScoringMeasure
 from pruners.methods import ScoredLayer
 from pruners.model_writers import (
@@ -79,6 +80,7 @@ __all__ = [
     "ChannelGraph",
     "Coupling",
     "DependencyCalculator",
+    "Evaluation",
     "Interface",
     "Kept",
     "Options",
@@ -98,6 +100,8 @@ __all__ = [
     "basic_block",
     "block_decorator",
     "bottleneck",
+    "evaluate",
+    "evaluate_all",
     "fire",
     "inception",
     "mb_conv",

@@ -8,6 +8,12 @@ from pruners.densenet import DenseNetPruning
 from pruners.errors import PrunerError, did_you_mean
 from pruners.googlenet import GoogLeNetPruning
 from pruners.libraries import is_library_network
+from pruners.mlp import (
+    SixLayerMLPPruning,
+    ThreeLayerMLPPruning,
+    TwelveLayerMLPPruning,
+    TwoLayerMLPPruning,
+)
 from pruners.mnasnet import MNASNetPruning
 from pruners.mobilenetv2 import MobileNetV2Pruning
 from pruners.networks import is_file
@@ -29,6 +35,10 @@ ARCHITECTURES: dict[str, type[BasicPruning]] = {
     "se_resnet": SEResNetPruning,
     "densenet": DenseNetPruning,
     "shufflenetv2": ShuffleNetV2Pruning,
+    "twolayermlp": TwoLayerMLPPruning,
+    "threelayermlp": ThreeLayerMLPPruning,
+    "sixlayermlp": SixLayerMLPPruning,
+    "twelvelayermlp": TwelveLayerMLPPruning,
 }
 """The pruner class of every family of the zoo."""
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +66,7 @@ def load_dataset(
     name: str,
     data_dir: str | Path | None = None,
     download: bool = False,
-    input_shape: tuple[int, int, int] | None = None,
+    input_shape: tuple[int, int, int] | Literal["stored"] | None = None,
 ) -> DataSplits:
     """The splits of a dataset; the same on every call and every machine.
 
@@ -75,19 +76,23 @@ def load_dataset(
         download: fetch what is missing. Bundled datasets ignore it.
         input_shape: (channels, height, width) of the images, where the dataset's own `shape`
             will not do. Images are resized bilinearly; grey is repeated over any number of
-            channels, colour is kept or averaged to one.
+            channels, colour is kept or averaged to one. "stored" leaves them in the shape in which
+            they are published (MNIST: 1x28x28).
 
     Raises:
         PrunerError: unknown name; files missing, damaged or not to be had; a shape that the
             images cannot be brought to; labels out of range.
     """
     entry = dataset_named(name)
-    shape = _checked_shape(name, entry, input_shape)
+    shape = _checked_shape(name, entry, None if input_shape == "stored" else input_shape)
     path = entry["path"]
     folder = None if path is None else Path("data" if data_dir is None else data_dir) / path
     raw = entry["wrapper"](folder, download)
     for split in raw:
         _check_labels(name, entry, split)
+    if input_shape == "stored":
+        _, *stored = raw.train.images.shape
+        shape = (stored[0], stored[1], stored[2])
     grey = len(entry["mean"]) == 1
     return DataSplits(
         name=name,

@@ -4,31 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
 from pruners.errors import PrunerError
+from pruners.evaluation import Evaluation
 from pruners.job import Finished
-from pruners.metrics import compare_latency, count_macs, count_parameters, state_dict_bytes
-from pruners.tables import figures
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """The figures of one network."""
-
-    name: str
-    accuracy: float
-    """Percent of the test images."""
-    parameters: int
-    macs: int
-    bytes: int
-    """Of its weights file."""
-    latency_ms: float
-    """Of one image, on the device that the networks are on; one thread."""
+from pruners.metrics import compare_latency
+from pruners.tables import figures, percent_right
 
 
 @contextmanager
@@ -42,44 +28,44 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def measure(finished: Finished) -> list[Row]:
-    """A row for the full network, the pruned one and the fine-tuned one.
+def measure(finished: Finished) -> dict[str, Evaluation]:
+    """The figures of the full network, the pruned one, recalibrated and fine-tuned, by name.
+
+    Those of the job, and the latency of one image on the device that the networks are on; one
+    thread.
 
     Raises:
         PrunerError: the job had no dataset or did not fine-tune.
     """
-    accuracy, result, finetuned = finished.accuracy, finished.result, finished.finetuned
-    if accuracy is None or accuracy.finetuned is None or finetuned is None:
+    stages, result, tuned = finished.stages, finished.result, finished.tuned
+    if stages is None or stages.recalibrated is None or stages.finetuned is None or tuned is None:
         raise PrunerError("demo: expected a job with a dataset and at least one epoch")
-    models: list[nn.Module] = [result.pruning.model, result.model, finetuned]
-    inputs: tuple[Tensor, ...] = tuple(x[:1] for x in result.pruning.example_inputs)
-    with torch.no_grad(), _one_thread():
-        latencies = compare_latency(models, inputs)
-    percents = (accuracy.before, accuracy.pruned, accuracy.finetuned)
-    return [
-        Row(
-            name,
-            percent,
-            count_parameters(model),
-            count_macs(model, inputs),
-            state_dict_bytes(model.state_dict()),
-            latency,
+    models: list[nn.Module] = [result.pruning.model, result.model, tuned]
+    with _one_thread():
+        full, slim, last = compare_latency(
+            models, tuple(x[:1] for x in result.pruning.example_inputs)
         )
-        for name, model, percent, latency in zip(
-            ("before", "pruned", "fine-tuned"), models, percents, latencies, strict=True
-        )
-    ]
+    # Other statistics do not change what a network costs.
+    latencies = (full, slim, slim, last)
+    names = ("before", "pruned", "recalibrated", "fine-tuned")
+    measured = (stages.before, stages.pruned, stages.recalibrated, stages.finetuned)
+    return {
+        name: replace(stage, latency_ms=latency)
+        for name, stage, latency in zip(names, measured, latencies, strict=True)
+    }
 
 
-def table_of(rows: list[Row]) -> Table:
-    """The rows as a table."""
-    table = figures("", "test accuracy", "parameters", "MACs", "file size", "CPU latency")
-    for row in rows:
+def table_of(rows: dict[str, Evaluation]) -> Table:
+    """The figures as a table, a row each."""
+    columns = ("test accuracy", "parameters", "MACs", "memory", "file", "CPU latency")
+    table = figures("", *columns)
+    for name, row in rows.items():
         table.add_row(
-            row.name,
-            f"{row.accuracy:.1f} %",
+            name,
+            percent_right(row),
             f"{row.parameters:,}",
             f"{row.macs:,}",
+            f"{row.activation_bytes / 1000:,.0f} kB",
             f"{row.bytes / 1000:,.0f} kB",
             f"{row.latency_ms:.2f} ms",
         )

@@ -36,7 +36,7 @@ from pruners.origin import (
 # Arguments of a network that say how wide its input and output are: never pruned, always free.
 _ENDS = frozenset(
     {"num_classes", "n_classes", "nclasses", "classes", "num_outputs", "out_dim"}
-    | {"in_channels", "in_chans", "input_channels", "num_input_channels"}
+    | {"in_channels", "in_chans", "input_channels", "num_input_channels", "in_features"}
 )
 _REGISTER = frozenset({"add_module", "register_module", "register_buffer", "register_parameter"})
 _GROW = frozenset({"append", "extend", "insert", "update", "add_module"})

@@ -5,25 +5,36 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import nn
+from torch.utils.data import DataLoader, Subset
 
 from pruners.base import BasicPruning, Options, PruningResult, Saved, checked_name
+from pruners.calibration import Calibration
 from pruners.datasets import DataSplits, load_dataset
 from pruners.errors import PrunerError
+from pruners.evaluation import Evaluation, evaluate, evaluate_all
 from pruners.libraries import is_library_network
-from pruners.networks import Network, Request, find_network, parsed_shape
+from pruners.networks import Network, Request, find_network, parsed_shape, takes_any_image
 from pruners.progress import note, stage
-from pruners.registry import DATASETS
+from pruners.recalibration import recalibrate
+from pruners.registry import DATASETS, MODEL_DATA
 from pruners.store import check_writable
-from pruners.training import accuracy, train
+from pruners.training import train
 from pruners.verify import Outcome
 
 SHIPPED_DATASET = next(iter(DATASETS))
-"""What the weights that ship with the zoo were trained on."""
+"""The dataset that needs no download."""
+BATCH_SIZE = 64
+BATCHES = 16
+"""Batches of training images that measures and batch norms see, where the options say no other."""
+
+
+_UNUSED = torch.Generator()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +45,24 @@ class Data:
     folder: Path = Path("data")
     download: bool = False
 
-    def load(self, input_shape: str | None = None) -> DataSplits:
-        """Its splits; PrunerError where they cannot be had in this shape."""
-        if input_shape is None:
-            return load_dataset(self.name, self.folder, self.download)
-        shape = parsed_shape(input_shape)
+    def load(self, request: Request | None = None) -> DataSplits:
+        """Its splits, in the shape that the network asks for; PrunerError where that cannot be."""
+        shape: tuple[int, int, int] | Literal["stored"] | None = None
+        if request is not None and request.input_shape is not None:
+            shape = self._image_shape(request.input_shape)
+        elif request is not None and takes_any_image(request.arch):
+            shape = "stored"
+        return load_dataset(self.name, self.folder, self.download, shape)
+
+    def _image_shape(self, text: str) -> tuple[int, int, int]:
+        shape = parsed_shape(text)
         if len(shape) != 3:
             raise PrunerError(
-                f"--input-shape {input_shape}: {self.name} has images; expected channels, "
+                f"--input-shape {text}: {self.name} has images; expected channels, "
                 f"height and width, such as 3,32,32"
             )
         channels, height, width = shape
-        return load_dataset(self.name, self.folder, self.download, (channels, height, width))
+        return channels, height, width
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +74,10 @@ class Job:
     data: Data | None = None
     """Where given (or implied by weights that ship with the zoo), accuracies are measured."""
     finetune_epochs: int = 0
+    calibrate: int = BATCHES
+    """Batches of training images for measures of activations or gradients."""
+    recalibrate: int = BATCHES
+    """Batches of training images for the statistics of batch norms after pruning; 0 for none."""
     out: Path = Path("generated")
     weights_out: Path = Path("models/pruned")
     name: str = ""
@@ -64,24 +85,30 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class TestAccuracy:
-    """Percent of the test images that a network gets right, at each stage."""
-
-    # Not a class of tests, whatever pytest makes of its name.
-    __test__ = False
+class Stages:
+    """The figures of a network at every stage, on one dataset."""
 
     dataset: str
-    before: float
-    pruned: float
-    finetuned: float | None = None
+    before: Evaluation
+    pruned: Evaluation
+    recalibrated: Evaluation | None = None
+    """With the statistics of its batch norms estimated anew."""
+    finetuned: Evaluation | None = None
 
     def described(self) -> dict[str, Any]:
-        """As it stands in the manifest."""
-        stages = {"before": self.before, "pruned": self.pruned, "finetuned": self.finetuned}
-        return {
-            "dataset": self.dataset,
-            **{name: round(percent, 2) for name, percent in stages.items() if percent is not None},
+        """All figures of every stage, as they stand in the manifest."""
+        stages = {
+            "before": self.before,
+            "pruned": self.pruned,
+            "recalibrated": self.recalibrated,
+            "finetuned": self.finetuned,
         }
+        return {name: figures.described() for name, figures in stages.items() if figures}
+
+    def accuracies(self) -> dict[str, Any]:
+        """The accuracies alone, beside the name of the dataset."""
+        stages = self.described().items()
+        return {"dataset": self.dataset, **{name: figures["accuracy"] for name, figures in stages}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +118,15 @@ class Finished:
     network: Network
     result: PruningResult
     outcome: Outcome
-    accuracy: TestAccuracy | None
+    stages: Stages | None
     saved: Saved | None
-    finetuned: nn.Module | None = None
-    finetuned_saved: Saved | None = None
+    tuned: nn.Module | None = None
+    """The pruned network, recalibrated or fine-tuned."""
+    tuned_saved: Saved | None = None
 
 
 def run_job(job: Job, pruner_class: type[BasicPruning], written: list[Path]) -> Finished:
-    """Prune, verify, save; with epochs to fine-tune, train and save the next version.
+    """Prune, verify, save; recalibrate, fine-tune, save the next version.
 
     Args:
         written: gets the manifest of what was saved, also when the job is interrupted after that.
@@ -109,7 +137,7 @@ def run_job(job: Job, pruner_class: type[BasicPruning], written: list[Path]) -> 
     """
     _check(job)
     with stage(f"loading {job.request.arch}"):
-        splits = job.data.load(job.request.input_shape) if job.data is not None else None
+        splits = job.data.load(job.request) if job.data is not None else None
         network = find_network(job.request, splits)
         splits = _told(network, splits, job)
     pruner = pruner_class(
@@ -118,6 +146,8 @@ def run_job(job: Job, pruner_class: type[BasicPruning], written: list[Path]) -> 
         job.options,
         fileName=job.name,
         netName=network.name,
+        calibration=_calibration(splits, job),
+        progress=True,
     )
     with stage(f"pruning {pruner.netName} by {job.options.prune_pct:g} percent"):
         result = pruner.run()
@@ -125,36 +155,61 @@ def run_job(job: Job, pruner_class: type[BasicPruning], written: list[Path]) -> 
             note(f"warning: {warning}")
     with stage("verifying it in a fresh process"):
         outcome = result.verified()
-    measured = None
+    stages, examples = None, result.pruning.example_inputs
     if splits is not None:
         with stage(f"testing on {splits.name}"):
-            measured = TestAccuracy(
-                splits.name,
-                accuracy(network.model, splits.test),
-                accuracy(result.model, splits.test),
-            )
+            figures = evaluate_all([network.model, result.model], splits.test, examples)
+            stages = Stages(splits.name, *figures)
 
     def save(tuned: nn.Module | None) -> Saved | None:
         if job.dry_run:
             return None
         extra: dict[str, Any] = {}
-        if measured is not None:
-            extra["test_accuracy"] = measured.described()
-        if tuned is not None:
-            extra["finetune_epochs"] = job.finetune_epochs
+        if stages is not None:
+            extra["test_accuracy"] = stages.accuracies()
+            extra["evaluation"] = stages.described()
+            if stages.recalibrated is not None:
+                extra["recalibration_batches"] = job.recalibrate
+            if stages.finetuned is not None:
+                extra["finetune_epochs"] = job.finetune_epochs
         state = result.state_dict if tuned is None else tuned.state_dict()
         with noted(job.out / f"{pruner.fileName}.json", written):
             return result.save_weights(state, job.out, job.weights_out, outcome, extra)
 
     saved = save(None)
-    if not job.finetune_epochs or splits is None or measured is None:
-        return Finished(network, result, outcome, measured, saved)
-    note(f"fine-tuning on {splits.name}")
+    if splits is None or stages is None:
+        return Finished(network, result, outcome, stages, saved)
     tuned = copy.deepcopy(result.model)
-    train(tuned, splits, job.finetune_epochs, seed=job.options.seed, progress=True)
-    percent = accuracy(tuned, splits.test)
-    measured = TestAccuracy(splits.name, measured.before, measured.pruned, percent)
-    return Finished(network, result, outcome, measured, saved, tuned, save(tuned))
+    norms = 0
+    if job.recalibrate:
+        with stage(f"recalibrating batch norms on {splits.name}"):
+            norms = recalibrate(tuned, _sample(splits, job.recalibrate, job.options.seed))
+        if norms:
+            stages = replace(stages, recalibrated=evaluate(tuned, splits.test, examples))
+    if job.finetune_epochs:
+        note(f"fine-tuning on {splits.name}")
+        train(tuned, splits, job.finetune_epochs, seed=job.options.seed, progress=True)
+        stages = replace(stages, finetuned=evaluate(tuned, splits.test, examples))
+    if not norms and not job.finetune_epochs:
+        return Finished(network, result, outcome, stages, saved)
+    return Finished(network, result, outcome, stages, saved, tuned, save(tuned))
+
+
+def _sample(splits: DataSplits, batches: int, seed: int) -> DataLoader[Any]:
+    """So many batches of training images as they are, the same ones for the same seed."""
+    size = len(splits.train)  # type: ignore[arg-type]
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+    chosen = order[: batches * BATCH_SIZE]
+    if len(chosen) > BATCH_SIZE and len(chosen) % BATCH_SIZE == 1:
+        chosen = chosen[:-1]  # batch norm refuses a single image
+    # A loader without a generator of its own draws from the global random state.
+    return DataLoader(Subset(splits.train, chosen.tolist()), BATCH_SIZE, generator=_UNUSED)
+
+
+def _calibration(splits: DataSplits | None, job: Job) -> Calibration | None:
+    if splits is None:
+        return None
+    return Calibration(_sample(splits, job.calibrate, job.options.seed))
 
 
 def _check(job: Job) -> None:
@@ -176,12 +231,14 @@ def _told(network: Network, splits: DataSplits | None, job: Job) -> DataSplits |
             f"{'--weights DEFAULT or ' if library else ''}--checkpoint FILE loads trained ones"
         )
     if network.weights == "shipped":
+        trained_on = MODEL_DATA.get(network.name, SHIPPED_DATASET)
         if splits is None:
-            return load_dataset(SHIPPED_DATASET)
-        if splits.name != SHIPPED_DATASET:
+            channels, height, width = network.input_shape
+            return load_dataset(trained_on, input_shape=(channels, height, width))
+        if splits.name != trained_on:
             note(
                 f"note: the weights of {network.name} that ship with the zoo were trained on "
-                f"{SHIPPED_DATASET}, not on {splits.name}; --checkpoint FILE loads others"
+                f"{trained_on}, not on {splits.name}; --checkpoint FILE loads others"
             )
     if splits is None and job.finetune_epochs:
         raise PrunerError(

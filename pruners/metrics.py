@@ -1,17 +1,22 @@
-"""What a network costs: parameters, multiply-accumulates, bytes, milliseconds."""
+"""What a network costs: parameters, multiply-accumulates, bytes and milliseconds."""
 
 from __future__ import annotations
 
+import gc
 import io
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from pruners.errors import PrunerError
@@ -62,6 +67,39 @@ def count_macs(model: nn.Module, example_inputs: Tensor | Sequence[Any]) -> int:
     Raises:
         PrunerError: there is no tensor with a batch dimension among the inputs.
     """
+    return _of_one_example(_flops, model, example_inputs) // 2
+
+
+def activation_memory(model: nn.Module, example_inputs: Tensor | Sequence[Any]) -> int:
+    """Bytes of the activations that one example needs at once: their peak in a forward pass.
+
+    The pass is in eval mode and without gradients. Counted is what is alive: the inputs, to the
+    end, and every tensor that the forward makes, for as long as it or a view of it is held. A
+    view takes nothing, nor does an operator in place. Parameters and buffers do not count, nor
+    other tensors that were there before, nor constants (`torch.tensor([1, 2])`), nor the
+    workspace that a kernel takes and gives back.
+
+    The network runs on meta tensors, so the figure is the same on every device; one whose forward
+    needs real values is run on copies of its parameters instead. It runs with the examples that
+    are given, and the peak is divided by their number: what does not grow with it (a grid of
+    positions that the forward makes) counts in full for one example only.
+
+    Args:
+        model: left as it is: parameters, buffers, modes, attributes.
+        example_inputs: one input or all of them in order, examples along the first dimension.
+
+    Raises:
+        PrunerError: there is no tensor with a batch dimension among the inputs.
+    """
+    return _of_one_example(_peak_bytes, model, example_inputs)
+
+
+def _of_one_example(
+    count: Callable[[nn.Module, tuple[Any, ...], str | None], int],
+    model: nn.Module,
+    example_inputs: Tensor | Sequence[Any],
+) -> int:
+    """What is counted on meta tensors or, where they will not do, on real ones; a batch's share."""
     inputs = _as_tuple(example_inputs)
     batch = next((len(x) for x in inputs if isinstance(x, Tensor) and x.ndim > 0), 0)
     if batch == 0:
@@ -70,10 +108,10 @@ def count_macs(model: nn.Module, example_inputs: Tensor | Sequence[Any]) -> int:
             "expected inputs such as torch.zeros(1, 3, 32, 32)"
         )
     try:
-        flops = _flops(model, inputs, device="meta")
+        total = count(model, inputs, "meta")
     except (RuntimeError, TypeError):  # a TypeError where NumPy is to have the values
-        flops = _flops(model, inputs, device=None)
-    return flops // 2 // batch
+        total = count(model, inputs, None)
+    return total // batch
 
 
 class WithoutNorms(TorchFunctionMode):
@@ -87,36 +125,136 @@ class WithoutNorms(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows the memory of the tensors that operators make, until nobody holds it any more.
+
+    A storage counts once, whatever tensors look at it. What an operator reads without anybody
+    having made it under this mode was there before, and does not count.
+    """
+
+    def __init__(self, inputs: Iterable[Any]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.alive = 0
+        """Bytes that are held now."""
+        self.peak = 0
+        """The most bytes that were held at once."""
+        self._followed: dict[int, _Followed] = {}
+        self._made(inputs)  # which count, although they were there before
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        for storage in _storages((args, kwargs)):
+            self._follow(storage, counts=False)
+        result = func(*args, **(kwargs or {}))
+        # Statistics of the batch: empty in eval mode, but for meta tensors.
+        norm_in_eval = func is torch.ops.aten.native_batch_norm.default and not args[5]
+        self._made(result[:1] if norm_in_eval else result)
+        return result
+
+    def _made(self, values: Any) -> None:
+        for storage in _storages(values):
+            self._follow(storage, counts=True)
+        self.peak = max(self.peak, self.alive)
+
+    def _follow(self, storage: torch.UntypedStorage, counts: bool) -> None:
+        """Take note of a storage: of one that is new, to the end of its life; of its size."""
+        key = storage._cdata
+        if key not in self._followed:
+            ended = weakref.ref(storage, lambda _: self._freed(key))
+            self._followed[key] = _Followed(ended, counts)
+        known = self._followed[key]
+        if known.counts:
+            # The size of one that is known differs where an operator has resized it.
+            self.alive += storage.nbytes() - known.bytes
+            known.bytes = storage.nbytes()
+
+    def _freed(self, key: int) -> None:
+        self.alive -= self._followed.pop(key).bytes
+
+
+@dataclass(slots=True)
+class _Followed:
+    """A storage that somebody holds."""
+
+    ended: weakref.ref[torch.UntypedStorage]
+    """Lives as long as it is to be told of the end."""
+    counts: bool
+    bytes: int = 0
+    """How many of them are counted."""
+
+
+def _storages(values: Any) -> Iterator[torch.UntypedStorage]:
+    """The memory behind the tensors among the values; sparse ones have none of this kind."""
+    for value in tree_leaves(values):
+        if isinstance(value, Tensor) and value.layout == torch.strided:
+            yield value.untyped_storage()
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """What refers to itself is freed whenever the collector runs: here, not before the end."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def _flops(model: nn.Module, inputs: tuple[Any, ...], device: str | None) -> int:
     """Flops of one call with copies of every tensor, on `device` or where they are."""
+    counter = FlopCounterMode(display=False)
+    idle = [WithoutNorms()] if device == "meta" else []
+    _call(model, _copies(model, device), _copied(inputs, device), device, [counter, *idle])
+    return int(counter.get_total_flops())
 
-    def copied(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        return value.detach().clone() if device is None else value.detach().to(device)
 
+def _peak_bytes(model: nn.Module, inputs: tuple[Any, ...], device: str | None) -> int:
+    """Most bytes alive at once in one call with copies of every tensor, on `device` or not."""
+    inputs = _copied(inputs, device)
+    live = LiveBytes(inputs)
+    _call(model, _copies(model, device), inputs, device, [_no_collection(), live])
+    return live.peak
+
+
+def _copied(inputs: tuple[Any, ...], device: str | None) -> tuple[Any, ...]:
+    return tuple(_copy(value, device) if isinstance(value, Tensor) else value for value in inputs)
+
+
+def _copy(tensor: Tensor, device: str | None) -> Tensor:
+    return tensor.detach().clone() if device is None else tensor.detach().to(device)
+
+
+def _copies(model: nn.Module, device: str | None) -> dict[str, Tensor]:
+    """A copy of every parameter and buffer, by name."""
     copies: dict[int, Tensor] = {}
     # Every module once: functional_call would swap a module at two paths twice, and put its own
     # stand-ins back.
-    tensors = {
-        f"{path}.{name}".removeprefix("."): copies.setdefault(id(tensor), copied(tensor))
+    return {
+        f"{path}.{name}".removeprefix("."): copies.setdefault(id(tensor), _copy(tensor, device))
         for path, module in model.named_modules()
         for name, tensor in (*module._parameters.items(), *module._buffers.items())
         if tensor is not None
     }
-    counter = FlopCounterMode(display=False)
+
+
+def _call(
+    model: nn.Module,
+    tensors: dict[str, Tensor],
+    inputs: tuple[Any, ...],
+    device: str | None,
+    contexts: Iterable[AbstractContextManager[Any]],
+) -> None:
+    """Run the network in eval mode, with other tensors than its own, in the contexts."""
     # What the forward makes without naming a device is to lie where the rest does.
     place = torch.device(device) if device else nullcontext()
-    idle = WithoutNorms() if device == "meta" else nullcontext()
-    with attributes_restored(model), torch.no_grad(), place, counter, idle:
+    with attributes_restored(model), torch.no_grad(), place, ExitStack() as stack:
+        for context in contexts:
+            stack.enter_context(context)
         model.eval()
-        torch.func.functional_call(
-            model,
-            tensors,
-            tuple(copied(value) for value in inputs),
-            tie_weights=False,
-        )
-    return int(counter.get_total_flops())
+        torch.func.functional_call(model, tensors, inputs, tie_weights=False)
 
 
 def state_dict_bytes(state_dict: Mapping[str, Any]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -123,6 +124,13 @@ def is_file(arch: str) -> bool:
     return (":" in arch or arch.endswith(".py")) and not is_library_network(arch)
 
 
+def takes_any_image(arch: str) -> bool:
+    """Whether `--arch` names a family of the zoo that is built for the number of values of an
+    image, whatever its size: then there is no need to resize any."""
+    family = [entry for entry in MODELS.values() if entry["family"] == arch]
+    return any("in_features" in _parameters(entry["wrapper"]) for entry in family)
+
+
 def parsed_shape(text: str) -> tuple[int, ...]:
     """`3,32,32` as numbers; PrunerError for anything else."""
     try:
@@ -188,9 +196,16 @@ def _from_zoo(request: Request, splits: DataSplits | None) -> Found:
         )
     if request.num_classes is not None:
         classes = request.num_classes
-    model = entry["wrapper"](num_classes=classes, in_channels=shape[0])
+    model = entry["wrapper"](num_classes=classes, **_input_size(entry["wrapper"], shape))
     as_shipped = shape == entry["input_shape"] and classes == entry["num_classes"]
     return name, model, shape, entry["path"] if as_shipped else None
+
+
+def _input_size(wrapper: Callable[..., nn.Module], shape: Sequence[int]) -> dict[str, int]:
+    """What a network of the zoo is told of its input: the channels, or for Linears all values."""
+    if "in_features" in _parameters(wrapper):
+        return {"in_features": math.prod(shape)}
+    return {"in_channels": shape[0]}
 
 
 def _member(request: Request, family: Mapping[str, ModelEntry], shape: Sequence[int] | None) -> str:
@@ -306,7 +321,9 @@ def _library_shape(
 
 def _arguments(cls: Callable[..., nn.Module], what: str, text: str | None) -> dict[str, Any]:
     """The arguments of the constructor, checked against its signature."""
-    arguments = _json_object(text) if text is not None else {}
+    arguments = {}
+    if text is not None:
+        arguments = json_object("--arch-args", text, '{"num_classes": 10}')
     parameters = _parameters(cls)
     named = {
         n: p for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
@@ -350,16 +367,15 @@ def _name(cls: Callable[..., nn.Module]) -> str:
     return getattr(cls, "__name__", type(cls).__name__)
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def json_object(option: str, text: str, example: str) -> dict[str, Any]:
+    """The JSON object that an option holds; PrunerError for anything else."""
     try:
         value = json.loads(text)
         why = f"is a {type(value).__name__}"
     except ValueError as error:
         value, why = None, f"is not JSON ({error})"
     if not isinstance(value, dict):
-        raise PrunerError(
-            f"--arch-args {text}: {why}; expected an object, such as '{{\"num_classes\": 10}}'"
-        )
+        raise PrunerError(f"{option} {text}: {why}; expected an object, such as '{example}'")
     return value
 
 

@@ -13,10 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from pruners.channel_graph import ChannelGraph
+from pruners.evaluation import Evaluation
 from pruners.explain import printable
 from pruners.job import Finished
 from pruners.libraries import OFFERED
 from pruners.methods import TARGETS
+from pruners.networks import takes_any_image
 from pruners.registry import DATASETS, MODELS, PRUNING_METHODS, SCORING_MEASURES
 from pruners.report import manifest, source_manifest
 from pruners.verify import Outcome
@@ -45,6 +47,11 @@ def figures(*columns: str) -> Table:
     return table
 
 
+def percent_right(figures: Evaluation) -> str:
+    """The accuracy, where there is one."""
+    return "" if figures.accuracy is None else f"{figures.accuracy:.1f} %"
+
+
 def as_json(value: Any) -> str:
     """One JSON object; refuses what JSON cannot hold (NaN)."""
     return json.dumps(value, indent=2, allow_nan=False)
@@ -52,7 +59,7 @@ def as_json(value: Any) -> str:
 
 def files_of(finished: Finished) -> dict[str, tuple[str, str]]:
     """The files of a run: path, and what it is."""
-    saved, again = finished.saved, finished.finetuned_saved
+    saved, again = finished.saved, finished.tuned_saved
     if saved is None:
         return {}
     source = (str(saved.source), f"the slim network, {_imports(finished.result.source)}")
@@ -60,7 +67,9 @@ def files_of(finished: Finished) -> dict[str, tuple[str, str]]:
     files = {"source": source, "manifest": facts}
     files["weights"] = (str(saved.weights), "its weights (a plain state_dict)")
     if again is not None:
-        files["finetuned_weights"] = (str(again.weights), "its weights, fine-tuned")
+        tuned = finished.stages is not None and finished.stages.finetuned is not None
+        kind, what = ("finetuned", "fine-tuned") if tuned else ("recalibrated", "recalibrated")
+        files[f"{kind}_weights"] = (str(again.weights), f"its weights, {what}")
     return files
 
 
@@ -72,7 +81,8 @@ def described(finished: Finished) -> dict[str, Any]:
     facts["weights"] = finished.network.weights
     facts["files"] = {kind: path for kind, (path, _) in files_of(finished).items()}
     facts["dry_run"] = finished.saved is None
-    facts["test_accuracy"] = finished.accuracy and finished.accuracy.described()
+    facts["test_accuracy"] = finished.stages and finished.stages.accuracies()
+    facts["evaluation"] = finished.stages and finished.stages.described()
     return facts
 
 
@@ -85,7 +95,7 @@ def show_files(files: Mapping[str, tuple[str, str]]) -> None:
 
 def show_result(finished: Finished) -> None:
     """The names of the files, and the figures."""
-    report, accuracy = finished.result.report, finished.accuracy
+    report, stages = finished.result.report, finished.stages
     if finished.saved is not None:
         show_files(files_of(finished))
         print()
@@ -93,11 +103,15 @@ def show_result(finished: Finished) -> None:
     for name, change in (("parameters", report.parameters), ("MACs", report.macs)):
         removed = f"{change.removed_pct:.1f} %"
         table.add_row(name, f"{change.before:,}", f"{change.after:,}", removed)
-    if accuracy is not None:
-        name = f"test accuracy, {accuracy.dataset}"
-        table.add_row(name, f"{accuracy.before:.1f} %", f"{accuracy.pruned:.1f} %", "")
-        if accuracy.finetuned is not None:
-            table.add_row("  fine-tuned", "", f"{accuracy.finetuned:.1f} %", "")
+    if stages is not None:
+        name = f"test accuracy, {stages.dataset}"
+        table.add_row(name, percent_right(stages.before), percent_right(stages.pruned), "")
+        for name, later in (
+            ("  recalibrated", stages.recalibrated),
+            ("  fine-tuned", stages.finetuned),
+        ):
+            if later is not None:
+                table.add_row(name, "", percent_right(later), "")
     show(table)
     outcome = finished.outcome
     print(
@@ -200,6 +214,8 @@ def show_offer() -> None:
         sizes = [e["input_shape"] for e in MODELS.values() if e["family"] == family]
         shapes = " or ".join("x".join(map(str, size)) for size in dict.fromkeys(sizes))
         about = f"--depth {', '.join(map(str, depths))}" if depths else f"for {shapes}"
+        if takes_any_image(family):
+            about += ", or images of any size"
         table.add_row("--arch", family, about)
     for library, about in offered["libraries"].items():
         table.add_row("--arch", f"{library}:NAME", about)

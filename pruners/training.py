@@ -16,8 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from pruners.datasets import Augmentation, DataSplits, Labelled
+from pruners.datasets import Augmentation, DataSplits
 from pruners.errors import PrunerError
+from pruners.evaluation import accuracy
 from pruners.metrics import modes_restored
 
 
@@ -141,36 +142,6 @@ def train(
         finally:
             model.load_state_dict(best)
     return TrainingLog(tuple(losses), tuple(accuracies), best_epoch, time.perf_counter() - start)
-
-
-def accuracy(
-    model: nn.Module,
-    dataset: Labelled,
-    device: torch.device | str | None = None,
-    batch_size: int = 256,
-) -> float:
-    """Percent of the images whose largest logit is that of their label.
-
-    The network runs in eval mode, on `device` if given (it is moved there and stays), and every
-    module ends in the mode it had.
-
-    Raises:
-        PrunerError: the dataset is empty.
-    """
-    size = len(dataset)  # type: ignore[arg-type]
-    if size == 0:
-        raise PrunerError("accuracy: the dataset is empty; expected at least one image")
-    if device is not None:
-        model.to(device)
-    like = next(model.parameters(), torch.empty(0))
-    right = 0
-    with modes_restored(model), torch.no_grad():
-        model.eval()
-        # A loader without a generator of its own draws from the global random state.
-        for images, labels in DataLoader(dataset, batch_size, generator=torch.Generator()):
-            logits = model(images.to(like.device, like.dtype))
-            right += int((logits.argmax(dim=1).cpu() == labels).sum())
-    return 100.0 * right / size
 
 
 def augment(images: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:

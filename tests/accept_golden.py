@@ -18,6 +18,7 @@ from torchvision import models
 
 from models.cifar.resnet import ResNet
 from models.imagenet.resnet import ResNet as ImageNetResNet
+from models.mlp import SixLayerMLP
 from pruners import BasicPruning, Options
 from pruners.loading import class_from_file
 
@@ -31,6 +32,9 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "resnet20_50": (partial(ResNet, 20), 32),
     "resnet29_50": (partial(ResNet, 29), 32),
     "resnet18_50": (partial(ImageNetResNet, 18), 64),
+}
+MLPS: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "sixlayermlp_50": (partial(SixLayerMLP, in_features=3 * 8 * 8), 8),
 }
 OPTIONS = {
     "vit_b_16": {"image_size": 64},
@@ -66,7 +70,7 @@ USERS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     f"{path.stem}_50": (partial(_users, path.stem), 16)
     for path in sorted((HERE / "files").glob("*.py"))
 }
-GOLDEN = {**ZOO, **TORCHVISION, **USERS}
+GOLDEN = {**ZOO, **MLPS, **TORCHVISION, **USERS}
 
 
 def digest() -> str:

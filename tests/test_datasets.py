@@ -144,6 +144,18 @@ def test_mnist_is_read_resized_and_repeated(tmp_path, name):
     assert load_dataset(name, tmp_path, input_shape=(1, 28, 28)).train[0][0].shape == (1, 28, 28)
 
 
+def test_images_as_they_are_stored(tmp_path, monkeypatch):
+    lay_out_mnist(tmp_path, "MNIST")
+    lay_out_cifar(tmp_path, torchvision.datasets.CIFAR10, "labels", 10, monkeypatch)
+    for name, shape in (("Digits", (1, 8, 8)), ("MNIST", (1, 28, 28)), ("CIFAR10", (3, 32, 32))):
+        splits = load_dataset(name, tmp_path, input_shape="stored")
+        assert splits.input_shape == shape
+        assert splits.test[0][0].shape == shape
+        same = load_dataset(name, tmp_path, input_shape=shape)
+        assert torch.equal(same.test[0][0], splits.test[0][0])
+        assert splits.augmentation == same.augmentation
+
+
 def test_files_that_are_there_are_not_fetched_again(tmp_path):
     lay_out_mnist(tmp_path, "MNIST")
     assert len(load_dataset("MNIST", tmp_path, download=True).test) == 50

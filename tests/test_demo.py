@@ -18,15 +18,17 @@ def test_demo(
     assert app.main(["demo"]) == 0
     out, err = capsys.readouterr()
     assert out.count("test accuracy") == 1
+    assert max(map(len, out.splitlines()[:4])) <= 80
     rows = {
         line.split("  ")[0]: [float(n.replace(",", "")) for n in re.findall(r"[\d,.]*\d", line)]
         for line in out.splitlines()[1:4]
     }
     assert list(rows) == ["before", "pruned", "fine-tuned"]
-    for accuracy, parameters, macs, kilobytes, milliseconds in rows.values():
+    for accuracy, parameters, macs, memory, kilobytes, milliseconds in rows.values():
         assert 0 < accuracy <= 100
         assert parameters <= 272_474
         assert macs <= 40_813_184
+        assert 100 < memory <= 340
         assert 500 < kilobytes < 1200
         assert milliseconds > 0
     before, _, finetuned = rows.values()
@@ -42,5 +44,18 @@ def test_demo(
         "models/pruned/resnet20_50_pruned_v1.1.pth",
     ]
     assert all(name in out for name in files)
-    accuracies = json.loads((tmp_path / files[0]).read_text())["test_accuracy"]
-    assert accuracies["finetuned"] == pytest.approx(finetuned[0], abs=0.1)
+    manifest = json.loads((tmp_path / files[0]).read_text())
+    assert manifest["test_accuracy"]["finetuned"] == pytest.approx(finetuned[0], abs=0.1)
+    # The same numbers wherever they stand, and none that another run would not give.
+    before, pruned, finetuned = manifest["evaluation"].values()
+    assert list(manifest["evaluation"]) == ["before", "pruned", "finetuned"]
+    for figure in ("parameters", "macs"):
+        assert (before[figure], pruned[figure]) == (
+            manifest[figure]["before"],
+            manifest[figure]["after"],
+        )
+    assert before["accuracy"] == manifest["test_accuracy"]["before"]
+    assert pruned["bytes"] == (tmp_path / files[2]).stat().st_size
+    assert finetuned["bytes"] == (tmp_path / files[3]).stat().st_size
+    assert finetuned["loss"] < pruned["loss"]
+    assert "latency_ms" not in finetuned

@@ -10,7 +10,8 @@ from torch.utils.data import Subset, TensorDataset
 from pruners import training
 from pruners.datasets import Augmentation, DataSplits, load_dataset
 from pruners.errors import PrunerError
-from pruners.training import accuracy, augment, train
+from pruners.evaluation import accuracy
+from pruners.training import augment, train
 
 
 @cache
@@ -185,7 +186,7 @@ def test_loss_that_is_not_finite_keeps_the_weights_so_far():
 
 def test_too_few_outputs():
     with pytest.raises(
-        PrunerError, match=r"^Digits: 10 classes, but .*\(64, 7\).*--num-classes 10"
+        PrunerError, match=r"^accuracy: image \d+ has label 9, but .* 7 outputs.*--num-classes 10"
     ):
         train(network(outputs=7), digits(), 1)
 
@@ -198,22 +199,6 @@ def test_nothing_to_train():
 def test_negative_epochs():
     with pytest.raises(PrunerError, match=r"^epochs -1: expected 0 or more"):
         train(network(), digits(), -1)
-
-
-def test_accuracy_is_in_percent():
-    class FirstPixel(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return nn.functional.one_hot(x[:, 0, 0, 0].long(), 4).float()
-
-    images = torch.tensor([0.0, 1.0, 2.0, 3.0]).view(4, 1, 1, 1)
-    right_but_one = TensorDataset(images, torch.tensor([0, 1, 2, 0]))
-    assert accuracy(FirstPixel(), right_but_one, batch_size=3) == 75.0
-
-
-def test_accuracy_of_nothing():
-    nothing = TensorDataset(torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64))
-    with pytest.raises(PrunerError, match=r"^accuracy: the dataset is empty"):
-        accuracy(network(), nothing)
 
 
 def test_augment_shifts_whole_images_and_fills():

@@ -12,9 +12,8 @@ from models.cifar.shufflenetv2 import ShuffleNetV2
 from models.cifar.squeezenet import SqueezeNet
 from pruners.registry import ModelEntry, register_model
 
-RESNET20_CHECKPOINT = Path(__file__).parent.parent / "checkpoints" / "resnet20_digits.safetensors"
-
-_CHECKPOINTS = {"ResNet20": RESNET20_CHECKPOINT}
+_FOLDER = Path(__file__).parent.parent / "checkpoints"
+_CHECKPOINTS = {"ResNet20": _FOLDER / "resnet20_digits.safetensors"}
 
 for _name, _class, _family, _depths in (
     ("ResNet", resnet.ResNet, "resnet", resnet.DEPTHS),
@@ -33,6 +32,7 @@ for _name, _class, _family, _depths in (
                 input_shape=(3, 32, 32),
                 num_classes=10,
             ),
+            trained_on="Digits" if f"{_name}{_depth}" in _CHECKPOINTS else None,
         )
 
 for _network in (AlexNet, MobileNetV2, SqueezeNet, MNASNet, GoogLeNet, ShuffleNetV2):

@@ -40,8 +40,8 @@ def demo_command(
         Options(prune_pct=50, seed=seed),
         Data(SHIPPED_DATASET),
         epochs,
-        out,
-        weights_out,
+        out=out,
+        weights_out=weights_out,
     )
     with redirect_stdout(sys.stderr):
         finished = run_job(job, setup_pruner("resnet"), ctx.obj)

@@ -12,6 +12,7 @@ import typer
 from pruners.architectures import setup_pruner
 from pruners.commands.options import (
     SELECTION,
+    AggregateName,
     Arch,
     ArchArgs,
     Checkpoint,
@@ -21,11 +22,16 @@ from pruners.commands.options import (
     ExactOnly,
     Ignore,
     InputShape,
+    MaxRatio,
     Measure,
+    MeasureArgs,
     Method,
     MinFilters,
+    Normalizer,
     NumClasses,
+    Plugins,
     PrunePct,
+    Ratio,
     RoundTo,
     Seed,
     TargetName,
@@ -33,9 +39,11 @@ from pruners.commands.options import (
     given,
     options_of,
     refuse_given,
+    request_of,
     whole,
 )
-from pruners.networks import Request, find_network
+from pruners.networks import find_network
+from pruners.plugins import load_plugins
 from pruners.progress import note, stage
 from pruners.side_by_side import compared, read_generated
 from pruners.side_by_side import show as show_compared
@@ -53,7 +61,12 @@ def diff_command(
     prune_pct: PrunePct = 50,
     target: TargetName = "params",
     measure: Measure = "ChannelNorm",
+    measure_args: MeasureArgs = None,
     method: Method = "Global",
+    normalizer: Normalizer = None,
+    aggregate: AggregateName = "mean",
+    max_ratio: MaxRatio = None,
+    ratio: Ratio = None,
     min_filters: MinFilters = 2,
     round_to: RoundTo = 1,
     ignore: Ignore = None,
@@ -63,19 +76,15 @@ def diff_command(
         typer.Option(metavar="FILE", help="A generated file, instead of pruning."),
     ] = None,
     context: Annotated[int, whole("--context", 0, "Lines alike around those that differ.")] = 3,
+    plugin: Plugins = None,
     seed: Seed = 0,
     device: Device = "cpu",
     debug: Debug = False,
 ) -> None:
     """Show the original source and the generated one side by side; write nothing."""
+    load_plugins(plugin or ())
     pruner_class = setup_pruner(given(arch))
-    request = Request(
-        given(arch), depth, arch_args, input_shape, num_classes, checkpoint, seed, device, weights
-    )
-    options = options_of(
-        prune_pct, target, measure, method, min_filters, round_to, ignore, seed, exact_only
-    )
-    options.budget()
+    request, options = request_of(ctx), options_of(ctx)
     if file is not None:
         refuse_given(ctx, SELECTION, f"has no effect beside --file {file}, which is pruned already")
     with redirect_stdout(sys.stderr):

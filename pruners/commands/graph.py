@@ -23,10 +23,11 @@ from pruners.commands.options import (
     Seed,
     Weights,
     given,
+    request_of,
 )
 from pruners.drawing import check_format, picture
 from pruners.job import noted
-from pruners.networks import Request, find_network
+from pruners.networks import find_network
 from pruners.progress import note, stage
 from pruners.report import unknown_operators
 from pruners.store import check_writable, commit
@@ -58,9 +59,7 @@ def graph_command(
         check_format(out)
         check_writable(out.parent)
     setup_pruner(given(arch))
-    request = Request(
-        given(arch), depth, arch_args, input_shape, num_classes, checkpoint, seed, device, weights
-    )
+    request = request_of(ctx)
     with redirect_stdout(sys.stderr), stage(f"analysing {request.arch}"):
         network = find_network(request, shipped=False)
         graph = analyse(network.model, network.example_inputs(seed)).graph

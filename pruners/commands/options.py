@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ import typer
 from pruners.architectures import ARCHITECTURES
 from pruners.base import Options
 from pruners.errors import PrunerError
+from pruners.networks import Request, json_object
 
 
 def whole(option: str, least: int, about: str) -> Any:
@@ -37,6 +39,18 @@ def percentage(text: str) -> float:
         raise PrunerError(
             f"--prune-pct {text}: expected a percentage of at least 0 and below 100"
         ) from None
+
+
+def share(option: str) -> Any:
+    """A parser of a number; whether it is a share is checked with the other options."""
+
+    def parse(text: str) -> float:
+        try:
+            return float(text)
+        except ValueError:
+            raise PrunerError(f"{option} {text}: expected a number from 0 to 1, as 0.8") from None
+
+    return parse
 
 
 Arch = Annotated[
@@ -75,8 +89,41 @@ PrunePct = Annotated[
     typer.Option(parser=percentage, metavar="PERCENT", help="How much goes: 0 to below 100."),
 ]
 TargetName = Annotated[str, typer.Option("--target", help="Percent of params, macs or channels.")]
-Measure = Annotated[str, typer.Option(help="How channels are scored.")]
-Method = Annotated[str, typer.Option(help="Ranked Global or Local.")]
+Measure = Annotated[str, typer.Option(help="How channels are scored (--list).")]
+MeasureArgs = Annotated[
+    str | None, typer.Option(metavar="JSON", help="Arguments of the measure: '{\"p\": 2}'.")
+]
+Method = Annotated[str, typer.Option(help="Ranked Global, Local or Isomorphic (--list).")]
+Normalizer = Annotated[
+    str | None, typer.Option(help="Scores of layers over their mean, sum, max, ...; or none.")
+]
+AggregateName = Annotated[
+    str, typer.Option("--aggregate", help="Of coupled layers: mean, sum, max or product.")
+]
+MaxRatio = Annotated[
+    float | None,
+    typer.Option(
+        parser=share("--max-ratio"), metavar="SHARE", help="No layer loses more; usually 0.9."
+    ),
+]
+Ratio = Annotated[
+    list[str] | None,
+    typer.Option(metavar="GLOB=SHARE", help="What layers lose in any case; repeatable."),
+]
+Calibrate = Annotated[
+    int, whole("--calibrate", 1, "Batches of 64 training images for the measure.")
+]
+Recalibrate = Annotated[
+    int, whole("--recalibrate", 0, "Batches of 64 images for batch norms; 0 for none.")
+]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE.py",
+        help="Registers measures, methods, datasets or models; repeatable.",
+    ),
+]
 MinFilters = Annotated[int, whole("--min-filters", 1, "No layer becomes narrower.")]
 RoundTo = Annotated[int, whole("--round-to", 1, "Widths become multiples of this.")]
 Ignore = Annotated[
@@ -96,7 +143,12 @@ SELECTION = (
     "prune_pct",
     "target",
     "measure",
+    "measure_args",
     "method",
+    "normalizer",
+    "aggregate",
+    "max_ratio",
+    "ratio",
     "min_filters",
     "round_to",
     "ignore",
@@ -105,28 +157,44 @@ SELECTION = (
 """The parameters of a command that say what is pruned."""
 
 
-def options_of(
-    prune_pct: float,
-    target: str,
-    measure: str,
-    method: str,
-    min_filters: int,
-    round_to: int,
-    ignore: list[str] | None,
-    seed: int,
-    exact_only: bool,
-) -> Options:
-    return Options(
-        prune_pct,
-        target,  # type: ignore[arg-type]  # unchecked text, until the budget is made
-        measure,
-        method,
-        min_filters,
-        round_to,
-        tuple(ignore or ()),
-        seed,
-        exact_only,
+def options_of(ctx: typer.Context) -> Options:
+    """What a command's options say of selection; each is named as the field is.
+
+    Raises:
+        PrunerError: `--measure-args` is no JSON object, or a `--ratio` no pair.
+    """
+    given = ctx.params
+    ratio = dict(_ratio(text) for text in given["ratio"] or ())
+    options = Options(
+        **{name: given[name] for name in SELECTION if name not in ("measure_args", "ratio")}
+        | {"ignore": tuple(given["ignore"] or ())},
+        measure_args=_measure_args(given["measure_args"]),
+        ratio=tuple(ratio.items()),
+        seed=given["seed"],
     )
+    options.check()
+    return options
+
+
+def request_of(ctx: typer.Context) -> Request:
+    """What a command's options say of the network; each is named as the field is."""
+    fields = dataclasses.fields(Request)
+    named = {field.name: ctx.params[field.name] for field in fields if field.name in ctx.params}
+    return Request(**{**named, "arch": given(ctx.params["arch"])})
+
+
+def _ratio(text: str) -> tuple[str, float]:
+    glob, equals, number = text.rpartition("=")
+    try:
+        if not equals or not glob:
+            raise ValueError
+        return glob, float(number)
+    except ValueError:
+        raise PrunerError(f"--ratio {text}: expected GLOB=SHARE, such as 'layer3.*=0.7'") from None
+
+
+def _measure_args(text: str | None) -> dict[str, Any]:
+    return {} if text is None else json_object("--measure-args", text, '{"p": 2}')
 
 
 def given(arch: str | None) -> str:

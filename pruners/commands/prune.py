@@ -12,9 +12,11 @@ import typer
 from pruners import analysis
 from pruners.architectures import setup_pruner
 from pruners.commands.options import (
+    AggregateName,
     Arch,
     ArchArgs,
     AsJson,
+    Calibrate,
     Checkpoint,
     DataDir,
     DatasetName,
@@ -25,25 +27,32 @@ from pruners.commands.options import (
     ExactOnly,
     Ignore,
     InputShape,
+    MaxRatio,
     Measure,
+    MeasureArgs,
     Method,
     MinFilters,
+    Normalizer,
     NumClasses,
     Out,
+    Plugins,
     PrunePct,
+    Ratio,
+    Recalibrate,
     RoundTo,
     Seed,
     TargetName,
     Weights,
     WeightsOut,
-    given,
     options_of,
     refuse_options,
+    request_of,
     whole,
 )
 from pruners.errors import PrunerError
-from pruners.job import Data, Job, run_job
-from pruners.networks import Request, find_network
+from pruners.job import BATCHES, Data, Job, run_job
+from pruners.networks import find_network
+from pruners.plugins import load_plugins
 from pruners.progress import note
 from pruners.tables import as_json, described, offer, show_offer, show_result
 from pruners.version import __version__
@@ -64,7 +73,12 @@ def prune_command(
     prune_pct: PrunePct = 50,
     target: TargetName = "params",
     measure: Measure = "ChannelNorm",
+    measure_args: MeasureArgs = None,
     method: Method = "Global",
+    normalizer: Normalizer = None,
+    aggregate: AggregateName = "mean",
+    max_ratio: MaxRatio = None,
+    ratio: Ratio = None,
     min_filters: MinFilters = 2,
     round_to: RoundTo = 1,
     ignore: Ignore = None,
@@ -72,6 +86,9 @@ def prune_command(
     finetune_epochs: Annotated[
         int, whole("--finetune-epochs", 0, "Train the pruned network on the dataset.")
     ] = 0,
+    calibrate: Calibrate = BATCHES,
+    recalibrate: Recalibrate = BATCHES,
+    plugin: Plugins = None,
     out: Out = Path("generated"),
     weights_out: WeightsOut = Path("models/pruned"),
     name: Annotated[str, typer.Option(help="Stem of the files, such as resnet20_50.")] = "",
@@ -94,25 +111,16 @@ def prune_command(
         return refuse_options(ctx)
     if version:
         return print(f"pruners {__version__}")
+    load_plugins(plugin or ())
     if listing:
         return print(as_json(offer())) if json else show_offer()
     job = Job(
-        Request(
-            given(arch),
-            depth,
-            arch_args,
-            input_shape,
-            num_classes,
-            checkpoint,
-            seed,
-            device,
-            weights,
-        ),
-        options_of(
-            prune_pct, target, measure, method, min_filters, round_to, ignore, seed, exact_only
-        ),
+        request_of(ctx),
+        options_of(ctx),
         Data(dataset, data_dir, download) if dataset is not None else None,
         finetune_epochs,
+        calibrate,
+        recalibrate,
         out,
         weights_out,
         name,
@@ -135,7 +143,7 @@ def _check_decorators(job: Job) -> None:
     """Print whether what the decorators say and what a run shows are the same."""
     setup_pruner(job.request.arch)
     with redirect_stdout(sys.stderr):
-        splits = job.data.load(job.request.input_shape) if job.data is not None else None
+        splits = job.data.load(job.request) if job.data is not None else None
         network = find_network(job.request, splits, shipped=False)
         inputs = network.example_inputs(job.options.seed)
         count, lines = analysis.check_decorators(network.model, inputs)

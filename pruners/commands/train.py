@@ -26,13 +26,15 @@ from pruners.commands.options import (
     Seed,
     Weights,
     given,
+    request_of,
     whole,
 )
 from pruners.errors import PrunerError
+from pruners.evaluation import accuracy
 from pruners.job import SHIPPED_DATASET, Data, noted
-from pruners.networks import Request, find_network
+from pruners.networks import find_network
 from pruners.store import check_writable, commit, save_bytes
-from pruners.training import accuracy, train
+from pruners.training import train
 
 
 def train_command(
@@ -61,11 +63,9 @@ def train_command(
         raise PrunerError(f"--out {out}: expected a file that ends in .safetensors or .pth")
     check_writable(out.parent)
     setup_pruner(given(arch))
-    request = Request(
-        given(arch), depth, arch_args, input_shape, num_classes, checkpoint, seed, device, weights
-    )
+    request = request_of(ctx)
     with redirect_stdout(sys.stderr):
-        splits = Data(dataset or SHIPPED_DATASET, data_dir, download).load(input_shape)
+        splits = Data(dataset or SHIPPED_DATASET, data_dir, download).load(request)
         network = find_network(request, splits, shipped=False)
         train(network.model, splits, epochs, lr=lr, seed=seed, progress=True)
         percent = accuracy(network.model, splits.test)

@@ -25,10 +25,11 @@ from pruners.commands.options import (
     Weights,
     WeightsOut,
     given,
+    request_of,
 )
 from pruners.errors import PrunerError
 from pruners.job import noted
-from pruners.networks import Request, find_network, unpickled_network
+from pruners.networks import find_network, unpickled_network
 from pruners.progress import note, stage
 from pruners.store import check_writable
 from pruners.tables import as_json, described_written, show_written
@@ -79,10 +80,7 @@ def write_command(
                 network = unpickled_network(file, input_shape, device, trust_pickle)
         else:
             setup_pruner(given(arch))
-            request = Request(
-                *(given(arch), depth, arch_args, input_shape, num_classes),
-                *(checkpoint, seed, device, weights),
-            )
+            request = request_of(ctx)
             with stage(f"loading {arch}"):
                 network = find_network(request)
         with stage(f"writing {network.name}"):
