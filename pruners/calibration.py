@@ -29,6 +29,7 @@ from pruners.tracing import (
     Trace,
     Watch,
     examples_of,
+    fills,
     map_tensors,
     name_of,
     nested_tensors,
@@ -208,6 +209,9 @@ class _Activations(Watch):  # type: ignore[no-untyped-call]
 
     def step(self, func: Any, rule: Rule | None, args: tuple[Any, ...], kwargs: Any) -> Any:
         if name_of(func) in UNRECORDED:
+            return func(*args, **kwargs)
+        if number := fills(func, self.tape.steps, self.at):
+            self.at += number
             return func(*args, **kwargs)
         if self.at >= len(self.tape.steps) or self.tape.steps[self.at].func != func:
             raise _another_way(name_of(func), "runs")
