@@ -16,7 +16,9 @@ import argparse
 import copy
 import json
 import statistics
+import textwrap
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -170,22 +172,10 @@ def compute() -> None:
             for p in PERCENTS
         }
         for _, percent, tool, name in todo:
-            arguments = (left[percent], data, seed)
+            prune_it, how = (ours, OURS) if tool == "pruners" else (theirs, THEIRS)
+            make = partial(prune_it, network, how[name], left[percent], data, seed)  # type: ignore[operator,index]
             try:
-                if tool == "pruners":
-                    facts = cell(
-                        lambda name=name, rest=arguments: ours(network, OURS[name], *rest),  # type: ignore[misc]
-                        splits,
-                        data,
-                        seed,
-                    )
-                else:
-                    facts = cell(
-                        lambda name=name, rest=arguments: theirs(network, THEIRS[name], *rest),  # type: ignore[misc]
-                        splits,
-                        data,
-                        seed,
-                    )
+                facts = cell(make, splits, data, seed)
             except PrunerError as error:
                 facts = {"failed": str(error)}
             text = json.dumps({**before, "macs_left": left[percent], **facts})
@@ -204,7 +194,7 @@ def spread(values: list[float]) -> str:
 
 def table(percent: int) -> Iterator[str]:
     found = {c: facts for c, facts in load().items() if c[1] == percent and "failed" not in facts}
-    yield "| tool | measure | parameters left | MACs left | recalibrated | fine-tuned | worst seed |"
+    yield "| tool | measure | parameters | MACs | recalibrated | fine-tuned | worst seed |"
     yield "| --- | --- | ---: | ---: | ---: | ---: | ---: |"
     rows: list[tuple[float, str]] = []
     for tool, names in (("pruners", OURS), ("torch-pruning", THEIRS)):
@@ -235,22 +225,25 @@ def page() -> str:
         facts["before"] for c, facts in found.items() if c[1:] == (50, "pruners", "ChannelNorm")
     ]
     network = ResNet(20)
-    lines = [
-        "# Accuracy",
-        "",
-        "Does it matter how channels are chosen? ResNet-20 on scikit-learn's digits, five seeds: a",
-        f"network is trained from scratch ({BASE_EPOCHS} epochs), pruned once, its batch norms are",
-        f"recalibrated on 1,024 training images, and it is fine-tuned for {EPOCHS} epochs; all measures",
-        "alike, on the same network. For each seed every measure, ours and torch-pruning's, leaves the",
-        "same multiply-accumulates (at most, within a channel or two): those that are left when our",
-        "default, `ChannelNorm` with `Global`, has removed 50 or 75 percent of the parameters. Percent",
-        "of the 360 test images, mean ± standard deviation over the seeds; one image is 0.28 percent.",
-        "",
-        f"Made by `python -m benchmarks.accuracy --write`, with torch {version('torch')} and",
-        f"torch-pruning {version('torch-pruning')}, one thread. Before pruning: "
-        f"{count_parameters(network):,} parameters,",
-        f"{count_macs(network, X) / 1e6:.1f} M MACs, {spread(before)} percent.",
-    ]
+    about = f"""
+        Does it matter how channels are chosen? ResNet-20 on scikit-learn's digits, {len(SEEDS)}
+        seeds: a network is trained from scratch ({BASE_EPOCHS} epochs), pruned once, its batch
+        norms are recalibrated on 1,024 training images, and it is fine-tuned for {EPOCHS} epochs;
+        all measures alike, on the same network. For each seed every measure, ours and
+        torch-pruning's, leaves the same multiply-accumulates (at most, and within a channel or
+        two): those that are left when our default, `ChannelNorm` with `Global`, has removed 50 or
+        75 percent of the parameters. Percent of the 360 test images, mean ± standard deviation
+        over the seeds; one image is 0.28 percent.
+    """
+    made = f"""
+        Made by `python -m benchmarks.accuracy --write`, with torch {version("torch")} and
+        torch-pruning {version("torch-pruning")}, one thread. Before pruning:
+        {count_parameters(network):,} parameters, {count_macs(network, X) / 1e6:.1f} M MACs,
+        {spread(before)} percent.
+    """
+    paragraphs = [textwrap.fill(" ".join(text.split()), 100) for text in (about, made)]
+    text = "\n\n".join(paragraphs)
+    lines = ["# Accuracy", "", *text.splitlines()]
     for percent in PERCENTS:
         lines += ["", f"## {percent} percent of the parameters", "", *table(percent)]
     failed = [(c, facts["failed"]) for c, facts in found.items() if "failed" in facts]
