@@ -45,7 +45,13 @@ OF_ACTIVATIONS = frozenset({"in_activations", "out_activations", "zeros", "ranks
 OF_GRADIENTS = frozenset({"gradients", "squared_gradients", "hessian"})
 CALIBRATED = OF_ACTIVATIONS | OF_GRADIENTS
 """What is measured on calibration data."""
-OFFERED = CALIBRATED | {"weight", "filters", "prev_importance", "norm_scale", "generator"}
+OFFERED: frozenset[str] = CALIBRATED | {
+    "weight",
+    "filters",
+    "prev_importance",
+    "norm_scale",
+    "generator",
+}
 
 
 @dataclass(frozen=True)
@@ -161,7 +167,7 @@ class BatchNormScale(ScoringMeasure):
 
 @dataclass(frozen=True)
 class WeightedPageRank(ScoringMeasure):
-    """PageRank on the network's own graph, one step a layer (MLP-Rank, Hoffmann 2024).
+    """A step of PageRank a layer, on the network's own graph (MLP-Rank, Hoffmann 2024).
 
     With W = |weight|, r = prev_importance and a = out_activations:
 
@@ -323,7 +329,7 @@ def _at_least(measure: str, name: str, value: Any, least: float) -> None:
 def needs(measure: Measure) -> frozenset[str]:
     """What the arguments of a measure ask for, of the names on this page."""
     function = measure.score if isinstance(measure, ScoringMeasure) else measure
-    return frozenset(_arguments(function)) & OFFERED
+    return OFFERED & set(_arguments(function))
 
 
 def configured(name: str, measure: Measure, arguments: Mapping[str, Any]) -> Measure:
@@ -338,10 +344,7 @@ def configured(name: str, measure: Measure, arguments: Mapping[str, Any]) -> Mea
     """
     if not arguments:
         return measure
-    if is_dataclass(measure) and not isinstance(measure, type):
-        known = [field.name for field in fields(measure)]
-    else:
-        known = [a for a in _arguments(measure) if a not in OFFERED]
+    known = arguments_of(measure)
     for argument in arguments:
         if argument not in known:
             raise PrunerError(
@@ -354,9 +357,18 @@ def configured(name: str, measure: Measure, arguments: Mapping[str, Any]) -> Mea
     return partial(measure, **arguments)
 
 
-def _arguments(function: Callable[..., Any]) -> list[str]:
+def arguments_of(measure: Measure) -> dict[str, Any]:
+    """The parameters of a measure and their values, those that `--measure-args` may change."""
+    if is_dataclass(measure) and not isinstance(measure, type):
+        return {field.name: getattr(measure, field.name) for field in fields(measure)}
+    return {name: value for name, value in _arguments(measure).items() if name not in OFFERED}
+
+
+def _arguments(function: Callable[..., Any]) -> dict[str, Any]:
+    """The named arguments of a function, with their defaults (None where they have none)."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # a function of C without a signature
-        return []
-    return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        return {}
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return {p.name: None if p.default is p.empty else p.default for p in named}
