@@ -19,10 +19,11 @@ A channel of a convolution is a neuron. What a measure may ask for, by the names
     hessian          as filters: the diagonal of the loss's Hessian, estimated
     norm_scale       (n_neurons,), the scale of the batch norm behind the layer; None without one
     generator        torch.Generator on the CPU, seeded with the run's seed
+    layer            path of the layer, such as "layer1.0.conv1"
 
-Only what an argument names is computed; all but `weight`, `filters`, `norm_scale`, `generator` and
-(where nothing else is asked for) `prev_importance` needs calibration data. A measure returns None
-where it has no opinion on a layer.
+Only what an argument names is computed. What is measured (`CALIBRATED` below) needs calibration
+data; so does `prev_importance` for the inputs of the first layers, which count alike without it. A
+measure returns None where it has no opinion on a layer.
 """
 
 from __future__ import annotations

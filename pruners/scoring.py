@@ -225,6 +225,8 @@ class _Context:
             given["weight"] = self._matrix(axis, rows)
         if "generator" in self.needed:
             given["generator"] = self.generator
+        if "layer" in self.needed:
+            given["layer"] = axis.tensor.removesuffix(".weight")
         if "norm_scale" in self.needed:
             given["norm_scale"] = self._norm_scale(axis)
         if "prev_importance" in self.needed:
