@@ -52,6 +52,7 @@ OFFERED: frozenset[str] = CALIBRATED | {
     "prev_importance",
     "norm_scale",
     "generator",
+    "layer",
 }
 
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from pruners.activations import RELU_LIKE, Use, uses_of
 from pruners.analysis import analyse
+from pruners.base import BasicPruning, Options, PruningResult
 from pruners.calibration import Follower
 from pruners.calls import tensors_in
 from pruners.channel_graph import Indices, Units
@@ -288,3 +289,58 @@ def importance(method: str, memory: Mapping[str, UnitMem]) -> Callable[..., Tens
 
     score.normalizer = "none"  # type: ignore[attr-defined]  # UnitMem compares as it is
     return score
+
+
+def get_neurons_to_prune(
+    memory: Mapping[str, UnitMem], percent: float, method: str = "low_unitmem"
+) -> dict[str, list[int]]:
+    """The least important channels of all layers together, by layer, ascending.
+
+    Coupling between layers plays no part: what `prune_by_unitmem` removes does.
+
+    Args:
+        percent: of all channels that have a UnitMem.
+        method: a key of `UNITMEM_METHODS`.
+    """
+    if not 0 <= percent <= 100:
+        raise PrunerError(f"percent {percent:g}: expected 0 to 100")
+    measure = importance(method, memory)
+    places = [(layer, i) for layer, found in memory.items() for i in range(len(found.values))]
+    scores = np.concatenate([_array(measure(layer=layer)) for layer in memory])
+    order = scores.argsort(kind="stable")[: int(len(scores) * percent / 100 + 1e-9)]
+    chosen: dict[str, list[int]] = {layer: [] for layer in memory}
+    for position in sorted(order.tolist()):
+        layer, channel = places[position]
+        chosen[layer].append(channel)
+    return chosen
+
+
+def _array(scores: Tensor | None) -> npt.NDArray[np.float64]:
+    return np.empty(0) if scores is None else scores.numpy()
+
+
+def prune_by_unitmem(
+    model: nn.Module,
+    example_inputs: Any,
+    memory: Mapping[str, UnitMem],
+    prune_pct: float,
+    method: str = "low_unitmem",
+    **options: Any,
+) -> PruningResult:
+    """Remove channels by UnitMem, whole and with everything that is coupled with them.
+
+    Args:
+        memory: what `get_unitmem` returned; layers without UnitMem keep their channels.
+        method: a key of `UNITMEM_METHODS`.
+        options: further options of `pruners.base.Options`, such as `target="channels"`.
+    """
+    measure, chosen = importance(method, memory), Options(prune_pct, measure=method, **options)
+    return BasicPruning(model, example_inputs, chosen, measure=measure).run()
+
+
+def prune_random_neurons(
+    model: nn.Module, example_inputs: Any, prune_pct: float, *, seed: int = 0, **options: Any
+) -> PruningResult:
+    """Remove channels at random, those of coupled layers together; the same for the same seed."""
+    chosen = Options(prune_pct=prune_pct, measure="ChannelRandom", seed=seed, **options)
+    return BasicPruning(model, example_inputs, chosen).run()
