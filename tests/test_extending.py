@@ -118,18 +118,11 @@ def test_the_page_does_what_it_says(page: Path, number: int) -> None:
     for name, excerpt in files_of_the_page().items():
         if "/" in name and (page / name).exists():
             assert excerpt in (page / name).read_text()
-
-
-def test_the_models_page_trains_and_prunes(page: Path) -> None:
-    """The accuracies in the manifest of the second transcript of the page."""
-    for command, _ in transcripts()[1]:
-        program, *arguments = command.removeprefix("python ").split()
-        program = str(ROOT / program) if program == "app.py" else program
-        subprocess.run([sys.executable, program, *arguments], cwd=page, check=True)
-    facts = json.loads((page / "generated" / "tinynet_50.json").read_text())
-    assert facts["test_accuracy"]["dataset"] == "Bars"
-    assert facts["test_accuracy"]["before"] > 80
-    assert facts["test_accuracy"]["finetuned"] > 70
+    if "tinynet" in str(transcripts()[number]):
+        accuracies = json.loads((page / "generated/tinynet_50.json").read_text())["test_accuracy"]
+        assert accuracies["dataset"] == "Bars"
+        assert accuracies["before"] > 80
+        assert accuracies["finetuned"] > 70
 
 
 def test_the_pages_block_is_exact_at_every_percentage(page: Path) -> None:
