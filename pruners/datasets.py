@@ -118,7 +118,7 @@ def load_dataset(
 
     Raises:
         PrunerError: unknown name; files missing, damaged or not to be had; a shape that the
-            images cannot be brought to.
+            images cannot be brought to; a label out of range.
     """
     key = {known.lower(): known for known in DATASETS}.get(name.lower())
     if key is None:
@@ -129,6 +129,8 @@ def load_dataset(
     entry = DATASETS[key]
     shape = _checked_shape(key, entry, input_shape)
     raw = entry["wrapper"](Path("data") if data_dir is None else Path(data_dir), download)
+    for split in raw:
+        check_labels(key, split.labels, entry["num_classes"])
     grey = len(entry["mean"]) == 1
     return DataSplits(
         name=key,
@@ -144,6 +146,16 @@ def load_dataset(
             fill=-entry["mean"][0] / entry["std"][0] if grey else 0.0,
         ),
     )
+
+
+def check_labels(name: str, labels: Tensor, num_classes: int) -> None:
+    """PrunerError where a label (of any shape) is none of 0 to num_classes - 1."""
+    wrong = labels[(labels < 0) | (labels >= num_classes)]
+    if wrong.numel():
+        raise PrunerError(
+            f"{name}: label {int(wrong[0])}, but {num_classes} classes; expected labels from 0 to "
+            f"{num_classes - 1}: correct the labels, or the num_classes of the dataset"
+        )
 
 
 def _checked_shape(

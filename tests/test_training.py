@@ -8,9 +8,11 @@ from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
 from pruners import training
+from pruners.batches import augment
 from pruners.datasets import Augmentation, DataSplits, load_dataset
 from pruners.errors import PrunerError
-from pruners.training import accuracy, augment, train
+from pruners.recipe import schedule
+from pruners.training import accuracy, train
 
 
 @cache
@@ -131,13 +133,13 @@ def test_batch_norm_never_sees_a_single_image():
 
 
 def test_learning_rate_warms_up_and_ends_at_zero():
-    rates = [training._schedule(step, 100) for step in range(100)]
+    rates = [schedule(step, 100) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates.index(max(rates)) == 9
     assert max(rates) > 0.97
     assert rates[9:] == sorted(rates[9:], reverse=True)
     assert rates[-1] < 1e-3
-    assert training._schedule(0, 1) == 1
+    assert schedule(0, 1) == 1
 
 
 def test_progress_is_a_line_an_epoch_on_stderr_where_that_is_no_terminal(capsys):
