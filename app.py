@@ -78,6 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             interrupted = arrived or isinstance(error, KeyboardInterrupt | typer.Abort)
             with one_tells():
                 code = _stopped(written) if interrupted else _failed(error, "--debug" in arguments)
+        else:
+            # Some versions of typer make an exit code of Ctrl-C.
+            if code == 130:
+                with one_tells():
+                    _stopped(written)
     return int(code or 0)
 
 

@@ -243,18 +243,28 @@ class _KeptTrials:
             self.remove_weights(range(last))
 
     def read(self, content: bytes) -> list[Trial]:
-        """The trials; ResumeError where they are of other options."""
+        """The trials; an error where they are of other options, or damaged."""
         try:
             loaded = json.loads(content)
             settings, trials = loaded["settings"], [Trial(**row) for row in loaded["trials"]]
         except (ValueError, KeyError, TypeError) as error:
-            raise ResumeError(f"damaged, or not the results of trials ({error})") from error
+            why = " ".join(str(error).split())
+            raise PrunerError(
+                f"{self._left.path}: damaged, or not the results of trials ({why}); "
+                f"remove it to start anew"
+            ) from error
         check_same(settings, self._settings)
         return trials
 
     def weights(self, trials: list[Trial]) -> dict[str, Tensor] | None:
+        """Of the best trial, if any is good."""
         best = best_of(trials)
-        return None if best is None else read_state_dict(self._weights_path(trials.index(best)))
+        if best is None:
+            return None
+        try:
+            return read_state_dict(self._weights_path(trials.index(best)))
+        except PrunerError as error:
+            raise PrunerError(f"{error}; remove {self._left.path} to start anew") from error
 
     def remove_weights(self, numbers: range) -> None:
         for number in numbers:
