@@ -153,8 +153,8 @@ def check_labels(name: str, labels: Tensor, num_classes: int) -> None:
     wrong = labels[(labels < 0) | (labels >= num_classes)]
     if wrong.numel():
         raise PrunerError(
-            f"dataset {name}: label {int(wrong[0])}, but {num_classes} classes; expected labels from 0 to "
-            f"{num_classes - 1}: correct the labels, or the num_classes of the dataset"
+            f"dataset {name}: label {int(wrong[0])}, but {num_classes} classes; expected labels "
+            f"from 0 to {num_classes - 1}: correct the labels, or the num_classes of the dataset"
         )
 
 

@@ -86,7 +86,7 @@ class Ranks:
         if self.size == 1:
             return tensor
         total = tensor.detach().to(self.device, copy=True).contiguous()
-        dist.all_reduce(total)
+        all_reduce(total)
         return total.to(tensor.device)
 
     def wait(self) -> None:
@@ -99,7 +99,8 @@ class Ranks:
             return tensor
         # As bytes: not every backend knows every dtype.
         flat = tensor.detach().to(self.device).contiguous().flatten().view(torch.uint8).clone()
-        dist.broadcast(flat, 0)
+        with _others_answer():
+            dist.broadcast(flat, 0)
         return flat.view(tensor.dtype).view(tensor.shape).to(tensor.device)
 
     def bytes_from_first(self, content: bytes) -> bytes:
@@ -138,7 +139,7 @@ class Ranks:
             # A gradient that nobody has stays None: SGD would decay its parameter otherwise.
             had = torch.tensor([float(p.grad is not None) for p in alike]).to(gradients[0])
             flat = torch.cat([*(gradient.flatten() for gradient in gradients), had])
-            dist.all_reduce(flat)
+            all_reduce(flat)
             *sums, owners = torch.split(flat, [*(p.numel() for p in alike), len(alike)])
             for parameter, gradient, total, count in zip(
                 alike, gradients, sums, owners.tolist(), strict=True
@@ -154,6 +155,24 @@ class Ranks:
         yield
         if self.is_first:
             self.wait()
+
+
+def all_reduce(tensor: Tensor) -> None:
+    """Replace a contiguous tensor, on the device of its process, by the sum over all processes."""
+    with _others_answer():
+        dist.all_reduce(tensor)
+
+
+@contextmanager
+def _others_answer() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        why = " ".join(str(error).split())
+        raise PrunerError(
+            f"the other processes do not answer ({why}); one has ended, killed for want of memory "
+            f"perhaps: start again, train and tune with --resume"
+        ) from error
 
 
 ALONE = Ranks()

@@ -13,12 +13,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pruners.distributed import Ranks, Share
+from pruners.distributed import Ranks, Share, all_reduce
 from pruners.errors import PrunerError
 
 _DRAW_PER_ROW: frozenset[Callable[..., Any]] = frozenset(
@@ -172,7 +171,7 @@ class _SumOverRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
         total = tensor.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
+        all_reduce(total)
         return total
 
     @staticmethod

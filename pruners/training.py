@@ -219,7 +219,9 @@ class _Run:
         except Exception as error:
             self.model.load_state_dict(before)
             why = " ".join(str(error).split())
-            raise ResumeError(f"the run was of another network ({why}); give the same again") from error
+            raise ResumeError(
+                f"the run was of another network ({why}); give the same again"
+            ) from error
 
     def state(self) -> TrainingState:
         return TrainingState(

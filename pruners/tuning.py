@@ -93,7 +93,8 @@ def tune(
         ranks, progress: see `fit`.
 
     Raises:
-        PrunerError: training diverged in every trial; as `fit`.
+        DivergedError: training diverged in every trial.
+        PrunerError: as `fit`.
     """
     trials = list(done)
     grid = list(itertools.product(lrs, weight_decays))
@@ -110,7 +111,7 @@ def tune(
             keep(trials, weights if is_best else None)
     best = best_of(trials)
     if best is None:
-        raise PrunerError(
+        raise DivergedError(
             f"tuning on {splits.name}: training diverged in all {len(trials)} trials; "
             f"expected a finite loss in one; try learning rates below {min(lrs):g}"
         )

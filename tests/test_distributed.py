@@ -239,13 +239,13 @@ def test_command_line_with_two_processes(
 
 def test_an_error_of_one_process_is_one_line_and_ends_both(folder: Path) -> None:
     codes = [json.loads((folder / f"codes {rank}.json").read_text()) for rank in (0, 1)]
-    # What the first process meets is a broken connection: no fault of the user's.
-    assert codes == [[0, 1], [0, 2]]
+    assert codes == [[0, 2], [0, 2]]
     told = [
         (folder / f"err {rank}").read_text().split("--- and again\n")[1].splitlines()
         for rank in (0, 1)
     ]
     assert told[1] == ["error: /tmp: no space left"]
+    # That the other is gone is no news.
     assert told[0] == []
     assert not (folder / "failed.pth").exists()
     assert not list(folder.glob("*.training"))
@@ -417,6 +417,22 @@ def test_without_distributed(monkeypatch: pytest.MonkeyPatch) -> None:
         processes("cpu"),
     ):
         pass
+
+
+def test_a_process_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_: object) -> None:
+        raise RuntimeError("Connection closed\nby peer")
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", closed)
+    monkeypatch.setattr(torch.distributed, "broadcast", closed)
+    ranks = Ranks(0, 2)
+    for call in (ranks.wait, lambda: ranks.bytes_from_first(b"x")):
+        with pytest.raises(
+            PrunerError,
+            match=r"^the other processes do not answer \(Connection closed by peer\); one has "
+            r"ended, killed for want of memory perhaps: start again, train and tune with --resume$",
+        ):
+            call()
 
 
 def test_one_process_is_not_connected(

@@ -375,8 +375,8 @@ def test_a_label_out_of_range(label):
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(
         PrunerError,
-        match=rf"^dataset Digits: label {label}, but 10 classes; expected labels from 0 to 9: correct the "
-        r"labels, or the num_classes of the dataset$",
+        match=rf"^dataset Digits: label {label}, but 10 classes; expected labels from 0 to 9: "
+        r"correct the labels, or the num_classes of the dataset$",
     ):
         train(model, broken, 1)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

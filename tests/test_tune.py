@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 import app
 from pruners import tuning
 from pruners.datasets import DataSplits, load_dataset
-from pruners.errors import DivergedError, PrunerError
+from pruners.errors import DivergedError
 from pruners.recipe import Recipe
 from pruners.training import TrainingLog, fit
 from pruners.tuning import Trial, best_of, parsed_grid, tune
@@ -114,7 +114,7 @@ def test_of_equal_accuracies_the_lower_loss_then_the_first() -> None:
 def test_all_diverge(scripted: Callable[[Logs], list[Recipe]]) -> None:
     scripted({(1, 0): None, (10, 0): None})
     with pytest.raises(
-        PrunerError,
+        DivergedError,
         match=r"^tuning on Digits: training diverged in all 2 trials; expected a finite loss in "
         r"one; try learning rates below 1$",
     ):
@@ -199,6 +199,13 @@ def test_tune_as_json_without_a_file(run: Run, folder: Path) -> None:
     assert second == {
         **{"lr": 1e30, "weight_decay": 0, "val_accuracy": None, "loss": None, "best_epoch": None}
     }
+    assert files(folder) == []
+
+
+def test_a_grid_that_diverges_leaves_nothing_to_resume(run: Run, folder: Path) -> None:
+    done = run(*TUNE, "--lr-grid", "1e30,1e29", "--wd-grid", "0", "--out", "best.pth")
+    assert done.code == 2
+    assert done.error.startswith("error: tuning on Digits: training diverged in all 2 trials; ")
     assert files(folder) == []
 
 
