@@ -168,7 +168,7 @@ def _others_answer() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        why = " ".join(str(error).split())
+        why = " ".join(str(error).split()).split(". ")[0]
         raise PrunerError(
             f"the other processes do not answer ({why}); one has ended, killed for want of memory "
             f"perhaps: start again, train and tune with --resume"
