@@ -9,6 +9,7 @@ whoever trains need not ask. Only rank 0 (`is_first`) writes files and prints.
 
 from __future__ import annotations
 
+import importlib
 import io
 import itertools
 import os
@@ -188,9 +189,8 @@ def processes(device: str) -> Iterator[Ranks]:
     They talk by gloo on the CPU, by nccl on GPUs, of which each takes the one of its LOCAL_RANK.
     The stdout of all but the first is silent.
 
-    Nobody is left waiting for a process that has failed. It keeps its connections until it ends,
-    which is after it has told its error; then gloo's other ends fail, and torchrun ends those that
-    wait in nccl.
+    Nobody is left waiting for a process that has failed. It keeps its connections until it has told
+    its error (`one_tells`); then gloo's other ends fail, and torchrun ends those that wait in nccl.
 
     Raises:
         PrunerError: the environment is incomplete, the processes do not find each other, or there
@@ -208,6 +208,9 @@ def processes(device: str) -> Iterator[Ranks]:
     backend = "gloo" if ranks.device == "cpu" else "nccl"
     if backend == "nccl":
         torch.cuda.set_device(ranks.device)
+    # torch.optim imports it, and its default arguments keep the group of that moment alive. With
+    # it gloo's threads would outlive this block, and now and then abort the end of the process.
+    importlib.import_module("torch.distributed.nn.functional")
     try:
         # Each block has keys of its own.
         store = dist.PrefixStore(  # type: ignore[attr-defined]
@@ -255,6 +258,9 @@ def one_tells() -> Iterator[None]:
                 store.set("pruners: told", "")
             else:
                 store.wait(["pruners: told"], timedelta(seconds=10))
+    # In nccl, this would wait for the others.
+    if connected and dist.get_backend() == "gloo":
+        dist.destroy_process_group()
 
 
 @cache

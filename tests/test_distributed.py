@@ -158,6 +158,7 @@ def process(rank: int, port: int, folder: Path) -> None:
         assert ranks.bytes_from_first(b"") == b""
         flags = torch.tensor([True, False]) if ranks.is_first else torch.zeros(2, dtype=torch.bool)
         assert ranks.from_first(flags).tolist() == [True, False]
+    assert gloo_threads() == []
     # The command line, twice; the second time one process fails in the middle.
     with (
         Path(f"err {rank}").open("w") as err,
@@ -170,7 +171,15 @@ def process(rank: int, port: int, folder: Path) -> None:
         if rank == 1:
             batches._moved = full_disk  # type: ignore[assignment]
         failed = app.main([*TRAIN, "--out", "failed.pth"])
+    assert gloo_threads() == []
     Path(f"codes {rank}.json").write_text(json.dumps([whole, failed]))
+
+
+def gloo_threads() -> list[str]:
+    """They could abort the process as it ends."""
+    tasks = Path("/proc/self/task")
+    names = [path.read_text() for path in tasks.glob("*/comm")] if tasks.exists() else []
+    return [name for name in names if "gloo" in name]
 
 
 def full_disk(*_: object) -> Tensor:
