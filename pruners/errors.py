@@ -29,6 +29,10 @@ class ResumeError(PrunerError):
     """What an interrupted run left cannot be gone on with by this one."""
 
 
+class StoppedError(Exception):
+    """Work was asked to stop, and what it needs to go on is stored."""
+
+
 class VerificationError(Exception):
     """The slim network is not what it must be; nothing was written (exit code 1)."""
 

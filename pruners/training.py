@@ -20,7 +20,7 @@ from torch.utils.data import Subset
 from pruners.batches import Batch, Batches
 from pruners.datasets import DataSplits, Labelled, check_labels
 from pruners.distributed import ALONE, Ranks
-from pruners.errors import DivergedError, PrunerError, ResumeError
+from pruners.errors import DivergedError, PrunerError, ResumeError, StoppedError
 from pruners.evaluation import accuracy
 from pruners.global_batch import check_interceptable, global_batch
 from pruners.metrics import modes_restored
@@ -92,6 +92,8 @@ def fit(
     resume: TrainingState | None = None,
     keep: Callable[[TrainingState], None] | None = None,
     settings: Mapping[str, Plain] | None = None,
+    optimizer: Mapping[str, Any] | None = None,
+    stop: Callable[[], bool] | None = None,
     progress: bool = False,
 ) -> TrainingLog:
     """Train the network in place; it ends with the weights that were best on the validation split.
@@ -114,11 +116,16 @@ def fit(
         keep: called after every epoch, in the first process, with the state. Its tensors change as
             training goes on.
         settings: what else must be the same for `resume`, by name.
+        optimizer: the state that the optimizer begins with (`state_dict()` of one for the same
+            parameters), such as that of training before pruning.
+        stop: asked after every batch whether to stop: `keep` is then called with a state in the
+            middle of the epoch, which `resume` takes.
         progress: show a bar on stderr, or a line an epoch where stderr is no terminal (in the first
             process).
 
     Raises:
         DivergedError: the loss is not finite.
+        StoppedError: `stop` said so.
         ResumeError: `resume` is of another training.
         PrunerError: the network has too few outputs for the labels, or nothing to train; a label
             is out of range.
@@ -143,12 +150,14 @@ def fit(
         _reporter(recipe.epochs, len(run.batches), progress and ranks.is_first) as report,
     ):
         torch.manual_seed(recipe.seed)
-        run.start(resume)
+        run.start(resume, optimizer)
         try:
             for _ in range(run.epoch, recipe.epochs):
-                run.train_epoch(report)
+                stopped = not run.train_epoch(report, stop)
                 if keep is not None and ranks.is_first:
                     keep(run.state())
+                if stopped:
+                    raise StoppedError(f"stopped in epoch {run.epoch + 1} of {recipe.epochs}")
         finally:
             model.load_state_dict(run.best)
     return TrainingLog(tuple(run.losses), tuple(run.accuracies), run.best_epoch, run.seconds)
@@ -182,6 +191,10 @@ class _Run:
         # 2018, arXiv:1710.03740, section 3.2); those of bfloat16 do not.
         scaled = self.amp_dtype == torch.float16
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
+        self.begun = self.order.get_state()
+        """The order's state when the epoch began."""
+        self.batch, self.total = 0, 0.0
+        """Batches of the epoch that are done, and the sum of their losses."""
         self.losses: list[float] = []
         self.accuracies: list[float] = []
         self.best_epoch = 0
@@ -198,9 +211,11 @@ class _Run:
     def seconds(self) -> float:
         return time.perf_counter() - self.began
 
-    def start(self, resume: TrainingState | None) -> None:
+    def start(self, resume: TrainingState | None, optimizer: Mapping[str, Any] | None) -> None:
         """Before the first epoch, or where the state stands."""
         if resume is None:
+            if optimizer is not None:
+                self.optimizer.load_state_dict(dict(optimizer))
             self.ranks.agree(self.model)
             self._validate()
             return
@@ -216,6 +231,7 @@ class _Run:
                 torch.cuda.set_rng_state(resume.random["cuda"], self.device)
             self.losses, self.accuracies = list(resume.losses), list(resume.val_accuracies)
             self.best_epoch, self.best = resume.best_epoch, resume.best
+            self.batch, self.total = resume.batch, resume.total
             self.began -= resume.seconds
         except Exception as error:
             self.model.load_state_dict(before)
@@ -235,23 +251,37 @@ class _Run:
             best=self.best,
             optimizer=self.optimizer.state_dict(),
             scaler=self.scaler.state_dict(),
-            random={"order": self.order.get_state(), **self._random_states()},
+            random={
+                # An epoch that is done has drawn its order; the next one begins where it ended.
+                "order": self.begun if self.batch else self.order.get_state(),
+                **self._random_states(),
+            },
+            batch=self.batch,
+            total=self.total,
         )
 
-    def train_epoch(self, report: Report) -> None:
+    def train_epoch(self, report: Report, stop: Callable[[], bool] | None) -> bool:
+        """The rest of the epoch; False where it was stopped before its end."""
         self.model.train()
-        epoch, total, count = self.epoch + 1, 0.0, len(self.batches)
+        self.begun = self.order.get_state()
+        epoch, count = self.epoch + 1, len(self.batches)
         for number, batch in enumerate(self.batches, 1):
+            if number <= self.batch:  # done before training was resumed
+                continue
             step = self.epoch * count + number - 1
             for group in self.optimizer.param_groups:
                 group["lr"] = self.recipe.lr * schedule(step, self.recipe.epochs * count)
-            value = self._step(batch, f"epoch {epoch}, batch {number}")
-            total += value
-            report(epoch, number, total / number, None)
+            self.total += self._step(batch, f"epoch {epoch}, batch {number}")
+            self.batch = number
+            report(epoch, number, self.total / number, None)
+            if stop is not None and self.ranks.sum(torch.tensor(int(stop()))).item():
+                return False
         self._agree()
-        self.losses.append(total / count)
+        self.losses.append(self.total / count)
+        self.batch, self.total = 0, 0.0
         self._validate()
         report(epoch, count, self.losses[-1], self.accuracies[-1])
+        return True
 
     def _step(self, batch: Batch, where: str) -> float:
         """One step of the optimizer; the mean loss over the images of all processes."""

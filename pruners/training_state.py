@@ -16,12 +16,12 @@ from pruners.errors import PrunerError, ResumeError
 
 Plain = str | int | float | bool | None
 
-_FORMAT = "pruners training state 1"
+_FORMAT = "pruners training state 2"
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """Training after an epoch.
+    """Training after an epoch, or in the middle of one.
 
     Tensors are on the device that they were on; a file's are on the CPU.
     """
@@ -42,7 +42,12 @@ class TrainingState:
     """`state_dict` of the optimizer, and of the scaler of mixed precision."""
     scaler: dict[str, Any]
     random: dict[str, Tensor]
-    """States (bytes) of the generators: of the order of images, and torch's own for each device."""
+    """States (bytes) of the generators: of the order of images, as it was when the epoch began, and
+    torch's own for each device."""
+    batch: int = 0
+    """How many batches of the epoch are done."""
+    total: float = 0.0
+    """Sum of their losses."""
 
     @property
     def epoch(self) -> int:

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import io
 import math
@@ -19,7 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import app
-from pruners import training
+from pruners import errors, training
 from pruners.batches import augment
 from pruners.datasets import Augmentation, DataSplits, load_dataset
 from pruners.errors import PrunerError
@@ -423,6 +424,46 @@ def test_resumed_training_ends_with_the_same_weights(monkeypatch, options):
         assert log.seconds > state.seconds
         state = model.state_dict()
         assert all(torch.equal(state[key], value) for key, value in whole.state_dict().items())
+
+
+@pytest.mark.parametrize("batches", [1, 2, 3, 5, 7])
+def test_stopped_in_the_middle_of_an_epoch(batches):
+    """Three batches an epoch: also at the end of one, and in the first one."""
+    recipe, splits = Recipe(3, seed=1), few_digits(150)
+    whole = network(dropout=0.2)
+    expected = fit(whole, splits, recipe)
+    asked, left = [], []
+
+    def stop():
+        asked.append(None)
+        return len(asked) == batches
+
+    with pytest.raises(errors.StoppedError, match=r"^stopped in epoch [123] of 3$"):
+        fit(
+            network(dropout=0.2),
+            splits,
+            recipe,
+            stop=stop,
+            keep=lambda state: left.append(state_bytes(state)),
+        )
+    assert len(asked) == batches
+    state = read_state(left[-1], Path("state"))
+    assert (state.epoch, state.batch) == ((batches - 1) // 3, (batches - 1) % 3 + 1)
+    model = network(dropout=0.2)
+    log = fit(model, splits, recipe, resume=state)
+    assert dataclasses.replace(log, seconds=0) == dataclasses.replace(expected, seconds=0)
+    state = model.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in whole.state_dict().items())
+
+
+def test_the_optimizer_begins_with_a_state():
+    recipe, splits, states = Recipe(1, seed=1), few_digits(150), []
+    model = network()
+    fit(model, splits, recipe, keep=lambda state: states.append(copy.deepcopy(state.optimizer)))
+    fresh, carried = copy.deepcopy(model), copy.deepcopy(model)
+    fit(fresh, splits, recipe)
+    fit(carried, splits, recipe, optimizer=states[-1])
+    assert not torch.equal(fresh[0].weight, carried[0].weight)
 
 
 def test_a_state_loads_without_running_code():
