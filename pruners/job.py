@@ -9,9 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import nn
-from torch.utils.data import DataLoader, Subset
 
 from pruners.base import BasicPruning, Options, PruningResult, Saved, checked_name
 from pruners.calibration import Calibration
@@ -23,18 +21,15 @@ from pruners.networks import Network, Request, find_network, parsed_shape, takes
 from pruners.progress import note, stage
 from pruners.recalibration import has_statistics, recalibrate
 from pruners.registry import DATASETS, MODEL_DATA
+from pruners.sampling import sample
 from pruners.store import check_writable
 from pruners.training import train
 from pruners.verify import Outcome
 
 SHIPPED_DATASET = next(iter(DATASETS))
 """The dataset that needs no download."""
-BATCH_SIZE = 64
 BATCHES = 16
 """Batches of training images that measures and batch norms see, where the options say no other."""
-
-
-_UNUSED = torch.Generator()
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +180,7 @@ def run_job(job: Job, pruner_class: type[BasicPruning], written: list[Path]) -> 
     norms = 0
     if batches and has_statistics(tuned):
         with stage(f"recalibrating batch norms on {splits.name}"):
-            norms = recalibrate(tuned, _sample(splits, batches, job.options.seed))
+            norms = recalibrate(tuned, sample(splits, batches, job.options.seed))
         if norms:
             stages = replace(stages, recalibrated=evaluate(tuned, splits.test, examples))
     if job.finetune_epochs:
@@ -197,21 +192,10 @@ def run_job(job: Job, pruner_class: type[BasicPruning], written: list[Path]) -> 
     return Finished(network, result, outcome, stages, saved, tuned, save(tuned))
 
 
-def _sample(splits: DataSplits, batches: int, seed: int) -> DataLoader[Any]:
-    """So many batches of training images as they are, the same ones for the same seed."""
-    size = len(splits.train)  # type: ignore[arg-type]
-    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
-    chosen = order[: batches * BATCH_SIZE]
-    if len(chosen) > BATCH_SIZE and len(chosen) % BATCH_SIZE == 1:
-        chosen = chosen[:-1]  # batch norm refuses a single image
-    # A loader without a generator of its own draws from the global random state.
-    return DataLoader(Subset(splits.train, chosen.tolist()), BATCH_SIZE, generator=_UNUSED)
-
-
 def _calibration(splits: DataSplits | None, job: Job) -> Calibration | None:
     if splits is None:
         return None
-    return Calibration(_sample(splits, job.calibrate, job.options.seed))
+    return Calibration(sample(splits, job.calibrate, job.options.seed))
 
 
 def _check(job: Job) -> None:
