@@ -32,7 +32,7 @@ from pruners.calibration import Calibration
 from pruners.channel_graph import ChannelGraph, Indices, Kept, Units, all_kept
 from pruners.datasets import DataSplits
 from pruners.distributed import ALONE, Ranks
-from pruners.errors import PrunerError, StoppedError, did_you_mean
+from pruners.errors import DivergedError, PrunerError, StoppedError, did_you_mean
 from pruners.evaluation import accuracy, evaluate
 from pruners.job import Data
 from pruners.loading import maker_from_file
@@ -421,7 +421,12 @@ class _Experiment:
         if plan.recalibrate and has_statistics(slim):
             recalibrate(slim, sample(self.splits, plan.recalibrate, plan.seed))
             metrics["accuracy_recalibrated"] = accuracy(slim, self.splits.test)
-        state = self._retrain(number, slim)
+        try:
+            state = self._retrain(number, slim)
+        except DivergedError as error:
+            raise DivergedError(
+                f"level {number}: {error}; what the last good epoch has left is kept"
+            ) from error
         if not self.ranks.is_first:
             self._same_levels()
             return
