@@ -35,6 +35,7 @@ from pruners.errors import PrunerError, UnsupportedNetworkError, VerificationErr
 from pruners.evaluation import Evaluation, evaluate, evaluate_all
 from pruners.measures import ScoringMeasure
 from pruners.methods import ScoredLayer
+from pruners.mlp_rank import prune_mlp
 from pruners.model_writers import (
     Writer,
     write_activation,
@@ -106,6 +107,7 @@ __all__ = [
     "inception",
     "mb_conv",
     "prune",
+    "prune_mlp",
     "register_calculator",
     "register_dataset",
     "register_measure",

@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import nn
-from torch.utils.data import DataLoader, Subset
 
 from pruners.base import BasicPruning, Options, PruningResult, Saved, checked_name
+from pruners.batches import BATCHES, sample
 from pruners.calibration import Calibration
 from pruners.datasets import DataSplits, load_dataset
 from pruners.errors import PrunerError
@@ -29,12 +28,6 @@ from pruners.verify import Outcome
 
 SHIPPED_DATASET = next(iter(DATASETS))
 """The dataset that needs no download."""
-BATCH_SIZE = 64
-BATCHES = 16
-"""Batches of training images that measures and batch norms see, where the options say no other."""
-
-
-_UNUSED = torch.Generator()
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +176,7 @@ def run_job(job: Job, pruner_class: type[BasicPruning], written: list[Path]) -> 
     norms = 0
     if job.recalibrate:
         with stage(f"recalibrating batch norms on {splits.name}"):
-            norms = recalibrate(tuned, _sample(splits, job.recalibrate, job.options.seed))
+            norms = recalibrate(tuned, sample(splits, job.recalibrate, job.options.seed))
         if norms:
             stages = replace(stages, recalibrated=evaluate(tuned, splits.test, examples))
     if job.finetune_epochs:
@@ -195,21 +188,10 @@ def run_job(job: Job, pruner_class: type[BasicPruning], written: list[Path]) -> 
     return Finished(network, result, outcome, stages, saved, tuned, save(tuned))
 
 
-def _sample(splits: DataSplits, batches: int, seed: int) -> DataLoader[Any]:
-    """So many batches of training images as they are, the same ones for the same seed."""
-    size = len(splits.train)  # type: ignore[arg-type]
-    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
-    chosen = order[: batches * BATCH_SIZE]
-    if len(chosen) > BATCH_SIZE and len(chosen) % BATCH_SIZE == 1:
-        chosen = chosen[:-1]  # batch norm refuses a single image
-    # A loader without a generator of its own draws from the global random state.
-    return DataLoader(Subset(splits.train, chosen.tolist()), BATCH_SIZE, generator=_UNUSED)
-
-
 def _calibration(splits: DataSplits | None, job: Job) -> Calibration | None:
     if splits is None:
         return None
-    return Calibration(_sample(splits, job.calibrate, job.options.seed))
+    return Calibration(sample(splits, job.calibrate, job.options.seed))
 
 
 def _check(job: Job) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from pruners import analysis
 from pruners.architectures import setup_pruner
+from pruners.batches import BATCHES
 from pruners.commands.options import (
     AggregateName,
     Arch,
@@ -50,7 +51,7 @@ from pruners.commands.options import (
     whole,
 )
 from pruners.errors import PrunerError
-from pruners.job import BATCHES, Data, Job, run_job
+from pruners.job import Data, Job, run_job
 from pruners.networks import find_network
 from pruners.plugins import load_plugins
 from pruners.progress import note
