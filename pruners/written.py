@@ -28,7 +28,6 @@ from pruners.tracing import map_tensors
 from pruners.verify import Case, Outcome, require, tells, tolerance_for, verify
 from pruners.verify_child import MismatchError, compare, flatten_output
 
-
 Comparison = tuple[int, str, Any, Mapping[str, Tensor]]
 """Number of the example, name of the oracle, its output, weights of the generated network."""
 

@@ -40,7 +40,7 @@ def model_named(name: str, offered: Mapping[str, ModelEntry] = MODELS) -> ModelE
 
 
 def dataset_of(name: str) -> str:
-    """The dataset that the weights of a registered network were trained on, else the default one."""
+    """The dataset that the weights of a registered network were trained on, or the default."""
     return MODEL_DATA.get(name, next(iter(DATASETS)))
 
 
