@@ -33,6 +33,8 @@ from pruners.dependencies import (
 )
 from pruners.errors import PrunerError, UnsupportedNetworkError, VerificationError, WriterError
 from pruners.evaluation import Evaluation, evaluate, evaluate_all
+from pruners.experiments.grid import Experiment
+from pruners.experiments.run import run_experiment
 from pruners.measures import ScoringMeasure
 from pruners.methods import ScoredLayer
 from pruners.mlp_rank import prune_mlp
@@ -82,6 +84,7 @@ __all__ = [
     "Coupling",
     "DependencyCalculator",
     "Evaluation",
+    "Experiment",
     "Interface",
     "Kept",
     "Options",
@@ -117,6 +120,7 @@ __all__ = [
     "register_transfer_func",
     "register_writer",
     "residual_backbone",
+    "run_experiment",
     "se_residual",
     "skip",
     "split_and_aggregate_backbone",

@@ -63,6 +63,7 @@ def line_plot(
     x_label: str,
     y_label: str,
     level_label: str = "unpruned",
+    about: str = "",
     columns: int = 0,
 ) -> Pictures:
     """Panels beside and below each other, on the same scales, with one legend below all.
@@ -71,6 +72,7 @@ def line_plot(
         panels: at least one, row by row.
         x_label, y_label: what is shown, with its unit.
         level_label: what `Panel.level` stands for.
+        about: what lines and bands are, a line above the legend.
         columns: panels in a row; by default up to three.
     """
     # Imported here: matplotlib takes half a second, and most commands draw nothing.
@@ -83,7 +85,8 @@ def line_plot(
     labels = list(dict.fromkeys(line.label for panel in panels for line in panel.lines))
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_SETTINGS)
+        settings: Any = matplotlib.rcParams  # its type names every key of one version
+        settings.update(_SETTINGS)
         figure = Figure(figsize=(1.2 + 4.2 * columns, 1.3 + 2.9 * rows), layout="constrained")
         FigureCanvasAgg(figure)
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
@@ -97,7 +100,7 @@ def line_plot(
             axes.set_xlabel(x_label)
         for axes in grid[:, 0]:
             axes.set_ylabel(y_label)
-        _legend(figure, grid.flat)
+        _legend(figure, grid.flat, about)
         return Pictures(
             _saved(figure, "svg", {"Date": None, "Creator": None}),
             _saved(figure, "png", {"Software": None}),
@@ -126,6 +129,7 @@ _SETTINGS: dict[str, Any] = {
     "figure.constrained_layout.h_pad": 0.08,
     "figure.constrained_layout.w_pad": 0.08,
     "legend.fontsize": 10,
+    "legend.title_fontsize": 9,
 }
 
 
@@ -150,7 +154,7 @@ def _draw(axes: Axes, panel: Panel, labels: Sequence[str], level_label: str) -> 
         )
 
 
-def _legend(figure: Figure, grid: Iterable[Axes]) -> None:
+def _legend(figure: Figure, grid: Iterable[Axes], about: str) -> None:
     """Below all panels; every label once."""
     entries: dict[str, Any] = {}
     for axes in grid:
@@ -167,6 +171,7 @@ def _legend(figure: Figure, grid: Iterable[Axes]) -> None:
         loc="outside lower center",
         ncols=columns,
         frameon=False,
+        title=about or None,
     )
 
 
