@@ -116,6 +116,11 @@ def experiment_command(
     """Prune many ways and compare: runs the product of the lists, and goes on where it stopped."""
     with redirect_stdout(sys.stderr):
         load_plugins(plugin or ())
+        if model_name is None:
+            raise PrunerError(
+                "--model-name: missing; expected registered networks, such as --model-name "
+                "TwoLayerMLP ThreeLayerMLP"
+            )
         experiment = Experiment(
             models=_listed(LISTS[0], model_name, ()),
             measures=_listed(LISTS[3], measure_name, ("ChannelNorm",)),
@@ -133,7 +138,7 @@ def experiment_command(
         experiment.check()
         trackers: list[Tracker] = []
         if wandb is not None:
-            trackers.append(WandbTracker(wandb, out_path.resolve().name))
+            trackers.append(WandbTracker(wandb, out_path))
         if tensorboard:
             trackers.append(TensorBoardTracker(out_path / "tensorboard"))
         finished = run_experiment(
@@ -154,7 +159,7 @@ def experiment_command(
         print()
         show_files(_files(finished))
     if len(errors) == len(finished.cells):
-        raise PrunerError(f"all {len(errors)} cells failed; the first: {errors[0]}")
+        raise PrunerError(f"no cell has figures; the first failed: {errors[0]}")
 
 
 def _listed(option: str, given: Sequence[str] | None, default: Sequence[str]) -> list[str]:

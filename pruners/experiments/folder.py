@@ -56,21 +56,25 @@ class Folder:
     def files(self) -> Path:
         return self.path / "files"
 
-    def begin(self, experiment: Experiment) -> Found:
-        """Note that this experiment is run here, after what was run here before.
-
-        Raises:
-            PrunerError: the folder holds something else, or cannot be written.
-        """
+    def begin(self, experiment: Experiment) -> None:
+        """Note that this experiment is run here, after what was run here before."""
         runs = self._runs()
-        check_writable(self.path)
         if (described := experiment.described()) not in runs:
             runs.append(described)
-        found = self.found()
         text = manifest_text({"kind": _KIND, "format": 1, "runs": runs})
-        rows = csv_text(found.cells.values())
+        rows = csv_text(self.found().cells.values())
         commit({self.description: text.encode(), self.csv: rows.encode()})
-        return found
+
+    def check(self) -> None:
+        """PrunerError where the folder holds something else, or cannot be written."""
+        self._runs()
+        try:
+            check_writable(self.path)
+        except PrunerError as error:
+            why = getattr(error.__cause__, "strerror", None) or error.__cause__
+            raise PrunerError(
+                f"--out-path {self.path}: cannot be written ({why}); choose another folder"
+            ) from error
 
     def _runs(self) -> list[Any]:
         """What `experiment.json` says; an empty list where there is none yet."""
@@ -88,8 +92,8 @@ class Folder:
             return []  # said better when it is tried to write there
         except OSError as error:
             raise PrunerError(
-                f"{self.description}: cannot be read ({error.strerror or error}); choose another "
-                f"folder with --out-path DIR"
+                f"--out-path {self.path}: cannot be read ({error.strerror or error}); choose "
+                f"another folder"
             ) from error
         try:
             facts = json.loads(content)
@@ -105,8 +109,6 @@ class Folder:
         cells: dict[str, Cell] = {}
         damaged: dict[str, str] = {}
         for path in sorted((self.path / "cells").glob("*.json")):
-            if path.name.startswith("."):
-                continue
             try:
                 cells[path.stem] = read_cell(path)
             except DamagedCellError as error:

@@ -143,10 +143,9 @@ class Experiment:
 
     def described(self) -> dict[str, Any]:
         """Plain values, as they are stored."""
-        return {
-            name: list(value) if isinstance(value, Sequence) and name in _LISTS else value
-            for name, value in asdict(self).items()
-        }
+        lists = {name: list(getattr(self, name)) for name in _LISTS}
+        described: dict[str, Any] = json.loads(json.dumps({**asdict(self), **lists}))
+        return described
 
     def check(self) -> None:
         """PrunerError for what would otherwise fail only after long work."""

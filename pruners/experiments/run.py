@@ -73,8 +73,7 @@ def run_experiment(
     """
     experiment.check()
     folder = Folder(Path(out_path))
-    with noted(folder.csv, [] if written is None else written):
-        found = folder.begin(experiment)
+    folder.check()
     bench = Bench(
         experiment.device,
         None if data_dir is None else Path(data_dir),
@@ -82,8 +81,10 @@ def run_experiment(
         folder.files if keep_files else None,
     )
     run = _Run(folder, experiment.settings(), bench, list(trackers), progress)
+    run.take(folder.found())
+    with noted(folder.csv, [] if written is None else written):
+        folder.begin(experiment)
     try:
-        run.take(found)
         run.compute()
         files = folder.end()
         if run.crashed:
@@ -109,7 +110,10 @@ class _Run:
     _told: set[str] = field(default_factory=set)
 
     def take(self, found: Found) -> None:
-        """The cells of earlier runs that will do; says why others will not."""
+        """The cells of earlier runs that will do; says why others will not.
+
+        The data of the others is loaded: what is not to be had is said before anything is done.
+        """
         reasons: Counter[str] = Counter()
         for setting in self.settings:
             key = setting.key
@@ -130,15 +134,16 @@ class _Run:
             self.say(f"left out: {self.folder.path_of(key)} is damaged ({found.damaged[key]})")
         if self.done:
             self.say(f"{len(self.done)} of {_cells(len(self.settings))} there already")
+        for setting in self.settings:
+            if setting.key not in self.done:
+                self.bench.splits(setting.model, setting.dataset)
 
     def compute(self) -> None:
         """Compute and store what is missing; tell the trackers of everything, in order."""
-        missing = [setting for setting in self.settings if setting.key not in self.done]
-        for setting in missing:  # what is not to be had is said before the first cell is computed
-            self.bench.splits(setting.model, setting.dataset)
+        missing = len(self.settings) - len(self.done)
         for number, setting in enumerate(self.settings, 1):
             if setting.key not in self.done:
-                self._compute(setting, f"[{number}/{len(self.settings)}]", len(missing))
+                self._compute(setting, f"[{number}/{len(self.settings)}]", missing)
             if (cell := self.done.get(setting.key)) is not None:
                 self._track(cell)
 

@@ -33,7 +33,7 @@ class WandbTracker:
     Args:
         project: of wandb; who is logged in, and where to, is wandb's own (`wandb login`,
             `WANDB_MODE=offline`).
-        group: what the runs have in common.
+        folder: of the experiment; its name is the group's, and wandb's own files lie in it.
 
     Raises:
         PrunerError: the package is not installed.
@@ -41,18 +41,19 @@ class WandbTracker:
 
     name = "wandb"
 
-    def __init__(self, project: str, group: str) -> None:
+    def __init__(self, project: str, folder: Path) -> None:
         try:
-            import wandb
+            from wandb import init  # a folder of that name that wandb has left is no package
         except ImportError as error:
-            raise _missing(f"--wandb {project}", "wandb", "wandb") from error
-        self.wandb: Any = wandb
-        self.project, self.group = project, group
+            raise _missing(f"--wandb {project}", "wandb") from error
+        self.init: Any = init
+        self.project, self.folder = project, folder.resolve()
 
     def log(self, cell: Cell) -> None:
-        run = self.wandb.init(
+        run = self.init(
             project=self.project,
-            group=self.group,
+            group=self.folder.name,
+            dir=str(self.folder),
             name=cell.setting.key,
             id=cell.setting.key,
             resume="allow",
@@ -78,7 +79,7 @@ class TensorBoardTracker:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise _missing("--tensorboard", "tensorboard", "tensorboard") from error
+            raise _missing("--tensorboard", "tensorboard") from error
         self.writer: Any = SummaryWriter
         self.folder = folder
 
@@ -96,10 +97,10 @@ class TensorBoardTracker:
             writer.close()
 
 
-def _missing(option: str, package: str, extra: str) -> PrunerError:
+def _missing(option: str, package: str) -> PrunerError:
     return PrunerError(
         f"{option}: needs the package {package}, which is not installed; "
-        f"pip install 'pruners[{extra}]'"
+        f"pip install 'pruners[{package}]'"
     )
 
 
