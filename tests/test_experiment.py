@@ -858,7 +858,7 @@ def test_a_band_over_seeds(drawn: Any) -> None:
     experiment = Experiment(["TwoLayerMLP"], amounts=[0.1, 0.3], seeds=[0, 1, 2], target="macs")
     ((panel,), options) = drawn(cells_of(experiment, [90, 70, 91, 60, 95, None]))
     assert panel.lines == [Line("ChannelNorm", [10, 30], [92, 65], [90, 60], [95, 70])]
-    assert options["about"] == "mean of 3 seeds, from the lowest to the highest"
+    assert options["about"] == "lines: mean of 3 seeds, bands: lowest to highest"
     assert options["x_label"] == "amount (% of multiply-accumulates)"
 
 

@@ -147,7 +147,7 @@ def accuracy_plot(cells: Iterable[Cell]) -> Pictures | None:
         [_drawn(found, settings) for found in panels.values()],
         x_label=f"amount (% of {' or '.join(targets)})",
         y_label="test accuracy (%)",
-        about=f"mean of {seeds} seeds, from the lowest to the highest" if seeds > 1 else "",
+        about=f"lines: mean of {seeds} seeds, bands: lowest to highest" if seeds > 1 else "",
         columns=methods if methods in (2, 3) and len(panels) % methods == 0 else 0,
     )
 
