@@ -17,6 +17,7 @@ from pruners.mlp import (
 from pruners.mnasnet import MNASNetPruning
 from pruners.mobilenetv2 import MobileNetV2Pruning
 from pruners.networks import is_file
+from pruners.registry import MODELS
 from pruners.resnet import ResNetPruning
 from pruners.se_resnet import SEResNetPruning
 from pruners.shufflenetv2 import ShuffleNetV2Pruning
@@ -44,16 +45,17 @@ ARCHITECTURES: dict[str, type[BasicPruning]] = {
 
 
 def setup_pruner(arch: str) -> type[BasicPruning]:
-    """The pruner class of an architecture, whose own one only a family of the zoo has.
+    """The pruner class of an architecture; of what has none of its own, the general one.
 
     Raises:
         PrunerError: there is no such family; the message offers near names.
     """
     if is_file(arch) or is_library_network(arch):
         return BasicPruning
-    if arch not in ARCHITECTURES:
+    families = {*ARCHITECTURES, *(entry["family"] for entry in MODELS.values())}
+    if arch not in families:
         raise PrunerError(
-            f"--arch {arch}: unknown{did_you_mean(arch, ARCHITECTURES) or ';'} "
+            f"--arch {arch}: unknown{did_you_mean(arch, families) or ';'} "
             f"`python app.py --list` shows all"
         )
-    return ARCHITECTURES[arch]
+    return ARCHITECTURES.get(arch, BasicPruning)

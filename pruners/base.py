@@ -26,6 +26,7 @@ from pruners.channel_graph import ChannelGraph, Kept, Units, kept_of
 from pruners.errors import PrunerError, WriterError, did_you_mean
 from pruners.given import check_examples, check_given, hooked
 from pruners.graph_source import with_source
+from pruners.measures import Measure
 from pruners.methods import USUAL_CAP, Budget, Target, select
 from pruners.metrics import count_macs
 from pruners.model_writers import Writer
@@ -74,8 +75,12 @@ class Options:
 
     def check(self) -> None:
         """PrunerError for what would otherwise fail only after long work."""
-        self.budget()
         measure_named(self.measure, self.measure_args)
+        self.check_selection()
+
+    def check_selection(self) -> None:
+        """As `check`, but for the measure."""
+        self.budget()
         method_named(self.method)
         for option, value, known in (
             ("--normalizer", self.normalizer, NORMALIZERS),
@@ -104,6 +109,7 @@ class BasicPruning:
         fileName, netName: for this network alone, instead of the class's.
         calibration: data, for measures that need activations or gradients.
         progress: show how far long work is.
+        measure: one that is on no list; the options name it.
 
     Raises:
         PrunerError: a name cannot be that of a file or a function.
@@ -122,8 +128,12 @@ class BasicPruning:
         netName: str = "",
         calibration: Calibration | None = None,
         progress: bool = False,
+        measure: Measure | None = None,
     ) -> None:
-        options.check()
+        if measure is None:
+            options.check()
+        else:
+            options.check_selection()
         model = unwrapped(model)
         check_given(model)
         self.original = model
@@ -134,6 +144,7 @@ class BasicPruning:
         self.example_inputs = self.examples[0]
         self.options = options
         self.calibration = calibration
+        self.own_measure = measure
         self.progress = progress
         record = record_of(type(model))
         known, stem = (record.network, record.path.stem) if record is not None else ("", "")
@@ -164,6 +175,12 @@ class BasicPruning:
                 kept = kept_of(graph.shapes, units, stays)
                 return PruningResult(self, trace, units, kept, scored)
 
+    def measure(self) -> Measure:
+        """The measure of the options, or the one that was handed in."""
+        if self.own_measure is not None:
+            return self.own_measure
+        return measure_named(self.options.measure, self.options.measure_args)
+
     def scored(self, trace: Trace, units: Units) -> Scored:
         """How much every unit matters, by the measure of the options."""
         options = self.options
@@ -171,7 +188,7 @@ class BasicPruning:
             self.model,
             trace.graph,
             units,
-            measure_named(options.measure, options.measure_args),
+            self.measure(),
             options.aggregate,
             trace=trace,
             name=options.measure,

@@ -29,6 +29,7 @@ from pruners.tracing import (
     Trace,
     Watch,
     examples_of,
+    fills,
     map_tensors,
     name_of,
     nested_tensors,
@@ -173,30 +174,16 @@ class _Sum:
     examples: int = 0
 
 
-Key = tuple[int, int, int]
-"""(step, operand, dimension) as in a `Place`."""
+class Follower(Watch):  # type: ignore[no-untyped-call]
+    """Runs the network on data beside the traced run, so that every step is known by its number."""
 
-
-class _Activations(Watch):  # type: ignore[no-untyped-call]
-    """Runs the network along a traced run and sums up what it is asked to."""
-
-    def __init__(self, trace: Trace, uses: Sequence[Use], wanted: Collection[str]) -> None:
+    def __init__(self, trace: Trace) -> None:
         super().__init__(trace.state, False)
         self.tape: Tape = trace.tapes[0]
-        self.wanted = frozenset(wanted)
         self.at = 0
-        self.sums: dict[Key, _Sum] = {}
-        self.places: dict[int, set[Key]] = {}
-        for use in uses:
-            if "in_activations" in self.wanted:
-                self._ask(use.reads)
-            if self.wanted - {"in_activations"}:
-                self._ask(use.behind)
-
-    def _ask(self, place: Place) -> None:
-        self.places.setdefault(place.step, set()).add(_key(place))
 
     def run(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """PrunerError where the forward takes another way than on the example inputs."""
         self.at = 0
         with torch.inference_mode():  # a forward may write to its inputs
             args = map_tensors(args, Tensor.clone)
@@ -209,21 +196,55 @@ class _Activations(Watch):  # type: ignore[no-untyped-call]
     def step(self, func: Any, rule: Rule | None, args: tuple[Any, ...], kwargs: Any) -> Any:
         if name_of(func) in UNRECORDED:
             return func(*args, **kwargs)
+        if number := fills(func, self.tape.steps, self.at):
+            self.at += number
+            return func(*args, **kwargs)
         if self.at >= len(self.tape.steps) or self.tape.steps[self.at].func != func:
             raise _another_way(name_of(func), "runs")
-        keys = self.places.get(self.at, ())
-        if keys:
-            tensors = tensors_in((*args, *kwargs.values()) if kwargs else args)
-            for key in keys:
-                if key[1] >= 0:
-                    self._add(key, tensors[key[1]])
+        with self.unwatched():
+            self.reads(self.at, args, kwargs)
         out = func(*args, **kwargs)
-        for key in keys:
-            if key[1] < 0:
-                with self.unwatched():
-                    self._add(key, tensors_in([out])[0])
+        with self.unwatched():
+            self.made(self.at, out)
         self.at += 1
         return out
+
+    def reads(self, step: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Called with the arguments of every step, before it runs."""
+
+    def made(self, step: int, out: Any) -> None:
+        """Called with the result of every step."""
+
+
+Key = tuple[int, int, int]
+"""(step, operand, dimension) as in a `Place`."""
+
+
+class _Activations(Follower):  # type: ignore[no-untyped-call]
+    """Sums up what it is asked to."""
+
+    def __init__(self, trace: Trace, uses: Sequence[Use], wanted: Collection[str]) -> None:
+        super().__init__(trace)
+        self.wanted = frozenset(wanted)
+        self.sums: dict[Key, _Sum] = {}
+        self.inputs: dict[int, set[Key]] = {}
+        self.outputs: dict[int, set[Key]] = {}
+        for use in uses:
+            if "in_activations" in self.wanted:
+                self.inputs.setdefault(use.reads.step, set()).add(_key(use.reads))
+            if self.wanted - {"in_activations"}:
+                self.outputs.setdefault(use.behind.step, set()).add(_key(use.behind))
+
+    def reads(self, step: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        keys = self.inputs.get(step)
+        if keys:
+            tensors = tensors_in((*args, *kwargs.values()))
+            for key in keys:
+                self._add(key, tensors[key[1]])
+
+    def made(self, step: int, out: Any) -> None:
+        for key in self.outputs.get(step, ()):
+            self._add(key, tensors_in([out])[0])
 
     def _add(self, key: Key, x: Tensor) -> None:
         dim = key[2]

@@ -57,7 +57,7 @@ def measure(finished: Finished) -> dict[str, Evaluation]:
 
 def table_of(rows: dict[str, Evaluation]) -> Table:
     """The figures as a table, a row each."""
-    columns = ("test accuracy", "parameters", "MACs", "memory", "file", "CPU latency")
+    columns = ("test accuracy", "parameters", "MACs", "memory", "file", "latency")
     table = figures("", *columns)
     for name, row in rows.items():
         table.add_row(

@@ -20,7 +20,7 @@ from pruners.evaluation import Evaluation, evaluate, evaluate_all
 from pruners.libraries import is_library_network
 from pruners.networks import Network, Request, find_network, parsed_shape, takes_any_image
 from pruners.progress import note, stage
-from pruners.recalibration import recalibrate
+from pruners.recalibration import has_statistics, recalibrate
 from pruners.registry import DATASETS, MODEL_DATA
 from pruners.store import check_writable
 from pruners.training import train
@@ -69,8 +69,9 @@ class Job:
     finetune_epochs: int = 0
     calibrate: int = BATCHES
     """Batches of training images for measures of activations or gradients."""
-    recalibrate: int = BATCHES
-    """Batches of training images for the statistics of batch norms after pruning; 0 for none."""
+    recalibrate: int | None = None
+    """Batches of training images for the statistics of batch norms after pruning; 0 for none. By
+    default `BATCHES` where a dataset is given."""
     out: Path = Path("generated")
     weights_out: Path = Path("models/pruned")
     name: str = ""
@@ -149,6 +150,7 @@ def run_job(job: Job, pruner_class: type[BasicPruning], written: list[Path]) -> 
     with stage("verifying it in a fresh process"):
         outcome = result.verified()
     stages, examples = None, result.pruning.example_inputs
+    batches = (BATCHES if job.data else 0) if job.recalibrate is None else job.recalibrate
     if splits is not None:
         with stage(f"testing on {splits.name}"):
             figures = evaluate_all([network.model, result.model], splits.test, examples)
@@ -162,7 +164,7 @@ def run_job(job: Job, pruner_class: type[BasicPruning], written: list[Path]) -> 
             extra["test_accuracy"] = stages.accuracies()
             extra["evaluation"] = stages.described()
             if stages.recalibrated is not None:
-                extra["recalibration_batches"] = job.recalibrate
+                extra["recalibration_batches"] = batches
             if stages.finetuned is not None:
                 extra["finetune_epochs"] = job.finetune_epochs
         state = result.state_dict if tuned is None else tuned.state_dict()
@@ -174,9 +176,9 @@ def run_job(job: Job, pruner_class: type[BasicPruning], written: list[Path]) -> 
         return Finished(network, result, outcome, stages, saved)
     tuned = copy.deepcopy(result.model)
     norms = 0
-    if job.recalibrate:
+    if batches and has_statistics(tuned):
         with stage(f"recalibrating batch norms on {splits.name}"):
-            norms = recalibrate(tuned, sample(splits, job.recalibrate, job.options.seed))
+            norms = recalibrate(tuned, sample(splits, batches, job.options.seed))
         if norms:
             stages = replace(stages, recalibrated=evaluate(tuned, splits.test, examples))
     if job.finetune_epochs:

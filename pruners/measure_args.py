@@ -13,7 +13,7 @@ from pruners.errors import PrunerError, did_you_mean
 from pruners.registry import SCORING_MEASURES
 
 
-def arguments_of(measure: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+def arguments_for(measure: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
     """The arguments of this measure; those of other measures are no error.
 
     Raises:
@@ -31,7 +31,7 @@ def by_measure(
     defaults.
 
     Raises:
-        PrunerError: as `arguments_of`; or arguments without a measure's name beside several
+        PrunerError: as `arguments_for`; or arguments without a measure's name beside several
             measures.
     """
     result: dict[str, list[dict[str, Any]]] = {measure: [{}] for measure in measures}

@@ -19,10 +19,11 @@ A channel of a convolution is a neuron. What a measure may ask for, by the names
     hessian          as filters: the diagonal of the loss's Hessian, estimated
     norm_scale       (n_neurons,), the scale of the batch norm behind the layer; None without one
     generator        torch.Generator on the CPU, seeded with the run's seed
+    layer            path of the layer, such as "layer1.0.conv1"
 
-Only what an argument names is computed; all but `weight`, `filters`, `norm_scale`, `generator` and
-(where nothing else is asked for) `prev_importance` needs calibration data. A measure returns None
-where it has no opinion on a layer.
+Only what an argument names is computed. What is measured (`CALIBRATED` below) needs calibration
+data; so does `prev_importance` for the inputs of the first layers, which count alike without it. A
+measure returns None where it has no opinion on a layer.
 """
 
 from __future__ import annotations
@@ -45,7 +46,14 @@ OF_ACTIVATIONS = frozenset({"in_activations", "out_activations", "zeros", "ranks
 OF_GRADIENTS = frozenset({"gradients", "squared_gradients", "hessian"})
 CALIBRATED = OF_ACTIVATIONS | OF_GRADIENTS
 """What is measured on calibration data."""
-OFFERED = CALIBRATED | {"weight", "filters", "prev_importance", "norm_scale", "generator"}
+OFFERED: frozenset[str] = CALIBRATED | {
+    "weight",
+    "filters",
+    "prev_importance",
+    "norm_scale",
+    "generator",
+    "layer",
+}
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,7 @@ class ScoringMeasure:
     """Called with what its arguments name -> scores of shape (n_neurons,)."""
 
     def __call__(self, *, weight: Tensor, **context: Any) -> Tensor | None:
+        context.setdefault("filters", weight)
         own = {field.name for field in fields(self)} & context.keys()
         measure = replace(self, **{name: context.pop(name) for name in own}) if own else self
         scores: Tensor | None = measure.score(weight=weight, **context)
@@ -86,11 +95,10 @@ class ChannelNorm(ScoringMeasure):
     def __post_init__(self) -> None:
         _at_least("ChannelNorm", "p", self.p, 0)
 
-    def score(self, *, weight: Tensor, filters: Tensor | None = None, **context: Any) -> Tensor:
+    def score(self, *, filters: Tensor, **context: Any) -> Tensor:
         if self.p == 1:
-            return weight.abs().sum(1)  # three to five times as fast as vector_norm
-        rows = weight if filters is None else filters
-        norms: Tensor = torch.linalg.vector_norm(rows, ord=self.p, dim=1)
+            return filters.abs().sum(1)  # three to five times as fast as vector_norm
+        norms: Tensor = torch.linalg.vector_norm(filters, ord=self.p, dim=1)
         return norms
 
 
@@ -112,9 +120,8 @@ class FPGM(ScoringMeasure):
     "Filter Pruning via Geometric Median for Deep CNN Acceleration", 2019, section 3.3).
     """
 
-    def score(self, *, weight: Tensor, filters: Tensor | None = None, **context: Any) -> Tensor:
-        rows = weight if filters is None else filters
-        distances: Tensor = torch.cdist(rows.float(), rows.float()).sum(1)
+    def score(self, *, filters: Tensor, **context: Any) -> Tensor:
+        distances: Tensor = torch.cdist(filters.float(), filters.float()).sum(1)
         return distances
 
 
@@ -129,9 +136,8 @@ class LAMP(ScoringMeasure):
 
     normalizer: ClassVar[str] = "none"
 
-    def score(self, *, weight: Tensor, filters: Tensor | None = None, **context: Any) -> Tensor:
-        rows = weight if filters is None else filters
-        squared = rows.double().square().sum(1)
+    def score(self, *, filters: Tensor, **context: Any) -> Tensor:
+        squared = filters.double().square().sum(1)
         ascending, order = squared.sort(stable=True)
         scores = torch.empty_like(squared)
         # Summed from the largest down: what is left at a filter is itself and all after it.
@@ -150,9 +156,7 @@ class BatchNormScale(ScoringMeasure):
 
     normalizer: ClassVar[str] = "none"
 
-    def score(
-        self, *, weight: Tensor, norm_scale: Tensor | None = None, **context: Any
-    ) -> Tensor | None:
+    def score(self, *, norm_scale: Tensor | None = None, **context: Any) -> Tensor | None:
         return None if norm_scale is None else norm_scale.abs()
 
 
@@ -161,7 +165,7 @@ class BatchNormScale(ScoringMeasure):
 
 @dataclass(frozen=True)
 class WeightedPageRank(ScoringMeasure):
-    """PageRank on the network's own graph, one step a layer (MLP-Rank, Hoffmann 2024).
+    """A step of PageRank a layer, on the network's own graph (MLP-Rank, Hoffmann 2024).
 
     With W = |weight|, r = prev_importance and a = out_activations:
 
@@ -221,7 +225,7 @@ class ModifiedPageRank(ScoringMeasure):
 class ChannelActivation(ScoringMeasure):
     """The mean absolute activation."""
 
-    def score(self, *, weight: Tensor, out_activations: Tensor, **context: Any) -> Tensor:
+    def score(self, *, out_activations: Tensor, **context: Any) -> Tensor:
         return out_activations
 
 
@@ -244,7 +248,7 @@ class APoZ(ScoringMeasure):
     Hu et al., "Network Trimming" (2016), equation (1), as a share.
     """
 
-    def score(self, *, weight: Tensor, zeros: Tensor, **context: Any) -> Tensor:
+    def score(self, *, zeros: Tensor, **context: Any) -> Tensor:
         return 1 - zeros
 
 
@@ -252,7 +256,7 @@ class APoZ(ScoringMeasure):
 class HRank(ScoringMeasure):
     """The mean rank of a filter's feature maps (Lin et al., "HRank", 2020, section 3.2)."""
 
-    def score(self, *, weight: Tensor, ranks: Tensor, **context: Any) -> Tensor:
+    def score(self, *, ranks: Tensor, **context: Any) -> Tensor:
         return ranks
 
 
@@ -267,16 +271,8 @@ class Taylor(ScoringMeasure):
     contributions of single weights summed over the filter, averaged over the batches.
     """
 
-    def score(
-        self,
-        *,
-        weight: Tensor,
-        filters: Tensor | None = None,
-        squared_gradients: Tensor,
-        **context: Any,
-    ) -> Tensor:
-        rows = weight if filters is None else filters
-        return (rows.square() * squared_gradients).sum(1)
+    def score(self, *, filters: Tensor, squared_gradients: Tensor, **context: Any) -> Tensor:
+        return (filters.square() * squared_gradients).sum(1)
 
 
 @dataclass(frozen=True)
@@ -289,11 +285,8 @@ class Hessian(ScoringMeasure):
     minimum along that weight) it counts as 0.
     """
 
-    def score(
-        self, *, weight: Tensor, filters: Tensor | None = None, hessian: Tensor, **context: Any
-    ) -> Tensor:
-        rows = weight if filters is None else filters
-        return (hessian.clamp(min=0) * rows.square()).sum(1) / 2
+    def score(self, *, filters: Tensor, hessian: Tensor, **context: Any) -> Tensor:
+        return (hessian.clamp(min=0) * filters.square()).sum(1) / 2
 
 
 def _by_column(matrix: Tensor) -> Tensor:
@@ -323,7 +316,7 @@ def _at_least(measure: str, name: str, value: Any, least: float) -> None:
 def needs(measure: Measure) -> frozenset[str]:
     """What the arguments of a measure ask for, of the names on this page."""
     function = measure.score if isinstance(measure, ScoringMeasure) else measure
-    return frozenset(_arguments(function)) & OFFERED
+    return OFFERED & set(_arguments(function))
 
 
 def configured(name: str, measure: Measure, arguments: Mapping[str, Any]) -> Measure:
@@ -338,10 +331,7 @@ def configured(name: str, measure: Measure, arguments: Mapping[str, Any]) -> Mea
     """
     if not arguments:
         return measure
-    if is_dataclass(measure) and not isinstance(measure, type):
-        known = [field.name for field in fields(measure)]
-    else:
-        known = [a for a in _arguments(measure) if a not in OFFERED]
+    known = arguments_of(measure)
     for argument in arguments:
         if argument not in known:
             raise PrunerError(
@@ -354,9 +344,18 @@ def configured(name: str, measure: Measure, arguments: Mapping[str, Any]) -> Mea
     return partial(measure, **arguments)
 
 
-def _arguments(function: Callable[..., Any]) -> list[str]:
+def arguments_of(measure: Measure) -> dict[str, Any]:
+    """The parameters of a measure and their values, those that `--measure-args` may change."""
+    if is_dataclass(measure) and not isinstance(measure, type):
+        return {field.name: getattr(measure, field.name) for field in fields(measure)}
+    return {name: value for name, value in _arguments(measure).items() if name not in OFFERED}
+
+
+def _arguments(function: Callable[..., Any]) -> dict[str, Any]:
+    """The named arguments of a function, with their defaults (None where they have none)."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # a function of C without a signature
-        return []
-    return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        return {}
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return {p.name: None if p.default is p.empty else p.default for p in named}

@@ -22,7 +22,7 @@ from pruners.calibration import Calibration
 from pruners.datasets import Labelled
 from pruners.errors import PrunerError
 from pruners.evaluation import answers_of, evaluate
-from pruners.measure_args import arguments_of
+from pruners.measure_args import arguments_for
 from pruners.methods import count_target
 from pruners.registry import MLP_MODEL, dataset_named
 from pruners.store import check_writable, commit, manifest_text
@@ -82,7 +82,7 @@ def prune_mlp(
     model_named(model_name, MLP_MODEL)
     dataset_named(dataset_name)
     ks = _checked(amount, top_k, batch_size)
-    arguments = arguments_of(measure_name, measure_args)
+    arguments = arguments_for(measure_name, measure_args)
     # What can be wrong with the names is said before the data is read.
     Options(measure=measure_name, method=method_name, measure_args=arguments).check()
     if out_path is not None:

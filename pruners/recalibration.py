@@ -19,6 +19,19 @@ from pruners.errors import PrunerError
 from pruners.metrics import modes_restored
 
 
+def has_statistics(model: nn.Module) -> bool:
+    """Whether there is a batch norm to recalibrate."""
+    return bool(_norms(model))
+
+
+def _norms(model: nn.Module) -> dict[str, _BatchNorm]:
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    }
+
+
 def recalibrate(model: nn.Module, batches: Iterable[Any]) -> int:
     """Set running means and variances to their averages over the batches; nothing else changes.
 
@@ -32,11 +45,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> int:
     Raises:
         PrunerError: there is no batch, or what comes out is not finite.
     """
-    norms = {
-        path: module
-        for path, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and module.running_mean is not None
-    }
+    norms = _norms(model)
     if not norms:
         return 0
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))

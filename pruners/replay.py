@@ -44,6 +44,7 @@ from pruners.tracing import (
     Trace,
     Watch,
     by_axis,
+    fills,
     inputs_of,
     map_tensors,
     name_of,
@@ -342,6 +343,9 @@ class Replay(Watch):  # type: ignore[no-untyped-call]
     def step(self, func: Any, rule: Rule | None, args: tuple[Any, ...], kwargs: Any) -> Any:
         if name_of(func) in UNRECORDED:
             return func(*args, **kwargs)
+        if number := fills(func, self.tape.steps, self.at):
+            self.at += number
+            return func(*args, **kwargs)
         args, func = self.with_skipped_slices(func, args)
         step = self.next(func)
         try:
@@ -594,6 +598,9 @@ class Restricted(Replay):  # type: ignore[no-untyped-call]
 
     def step(self, func: Any, rule: Rule | None, args: tuple[Any, ...], kwargs: Any) -> Any:
         if name_of(func) in UNRECORDED:
+            return func(*args, **kwargs)
+        if number := fills(func, self.tape.steps, self.at):
+            self.at += number
             return func(*args, **kwargs)
         step = self.next(func)
         masks = [self.stays(labels) for labels in step.ins]

@@ -129,8 +129,8 @@ def score_units(
             case "product":
                 np.multiply.at(total, unit_of, share)
             case _:
-                total += np.bincount(unit_of, share, units.count)
-        rows += np.bincount(unit_of, minlength=units.count)
+                np.add.at(total, unit_of, share)
+        np.add.at(rows, unit_of, 1)
     if aggregate == "mean":
         total = total / np.maximum(rows, 1)
     made = np.zeros(units.count, dtype=bool)
@@ -220,11 +220,13 @@ class _Context:
         weight = self.weight(axis)
         rows = weight.movedim(axis.dim, 0)
         filters = rows.flatten(1)
-        given: dict[str, Any] = {"weight": self._matrix(axis, rows)}
-        if "filters" in self.needed:
-            given["filters"] = filters
+        given: dict[str, Any] = {"weight": filters, "filters": filters}
+        if "weight" in self.needed or "filters" not in self.needed:
+            given["weight"] = self._matrix(axis, rows)
         if "generator" in self.needed:
             given["generator"] = self.generator
+        if "layer" in self.needed:
+            given["layer"] = axis.tensor.removesuffix(".weight")
         if "norm_scale" in self.needed:
             given["norm_scale"] = self._norm_scale(axis)
         if "prev_importance" in self.needed:
@@ -242,10 +244,12 @@ class _Context:
 
     def scored(self, unit_of: Indices, scores: Scores) -> None:
         """Remember what these layers' neurons hand on to those that read them."""
+        if "prev_importance" not in self.needed:
+            return
         total = scores.sum()
         share = scores / total if total > 0 else np.full(len(scores), 1 / len(scores))
-        self.importance += np.bincount(unit_of, share, len(self.importance))
-        self.times += np.bincount(unit_of, minlength=len(self.times))
+        np.add.at(self.importance, unit_of, share)
+        np.add.at(self.times, unit_of, 1)
 
     def _matrix(self, axis: Axis, rows: Tensor) -> Tensor:
         """(n_neurons, n_inputs): kernels summed; a grouped layer's columns in their places."""

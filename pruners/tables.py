@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +19,7 @@ from pruners.evaluation import Evaluation
 from pruners.explain import printable
 from pruners.job import Finished
 from pruners.libraries import OFFERED
+from pruners.measures import CALIBRATED, arguments_of, needs
 from pruners.methods import TARGETS
 from pruners.networks import takes_any_image
 from pruners.registry import DATASETS, MODELS, PRUNING_METHODS, SCORING_MEASURES
@@ -198,8 +201,15 @@ def offer() -> dict[str, Any]:
             }
             for name, entry in DATASETS.items()
         },
-        "measure": list(SCORING_MEASURES),
-        "method": list(PRUNING_METHODS),
+        "measure": {
+            name: {
+                "about": about(measure),
+                "arguments": arguments_of(measure),
+                "data": bool(needs(measure) & CALIBRATED),
+            }
+            for name, measure in SCORING_MEASURES.items()
+        },
+        "method": {name: {"about": about(method)} for name, method in PRUNING_METHODS.items()},
         "target": list(TARGETS),
     }
 
@@ -224,10 +234,23 @@ def show_offer() -> None:
         shape = "x".join(map(str, entry["input_shape"]))
         where = "bundled" if entry["bundled"] else "--data-dir or --download"
         table.add_row("--dataset", name, f"{shape}, {entry['num_classes']} classes, {where}")
-    for option in ("measure", "method", "target"):
-        for name in offered[option]:
-            table.add_row(f"--{option}", name, "")
+    for name, of_measure in offered["measure"].items():
+        arguments = ", ".join(f"{key}={value}" for key, value in of_measure["arguments"].items())
+        said = f" ({arguments})" if arguments else ""
+        data = "; needs --dataset" if of_measure["data"] else ""
+        table.add_row("--measure", name, f"{of_measure['about']}{said}{data}")
+    for name, of_method in offered["method"].items():
+        table.add_row("--method", name, of_method["about"])
+    for name, what in TARGETS.items():
+        table.add_row("--target", name, f"percent of the {what}")
     show(table)
+
+
+def about(thing: object) -> str:
+    """The first sentence of the docstring of a function, or of an object's class, in lower case."""
+    text = inspect.getdoc(thing if inspect.isroutine(thing) else type(thing)) or ""
+    sentence = re.split(r"[.:](?: |$)| \(", " ".join(text.split("\n\n")[0].split()))[0].strip()
+    return sentence[:1].lower() + sentence[1:]
 
 
 def _imports(source: str) -> str:

@@ -313,8 +313,21 @@ def running(names: Mapping[int, str]) -> str:
     return ""
 
 
-# Operators that run or not depending on how a tensor lies in memory: no step of a run.
-UNRECORDED = frozenset({"contiguous"})
+# Operators that run or not depending on how a tensor lies in memory, and how a number becomes a
+# tensor, which differs between meta and other devices (`x[:, 0] = 1`): no steps of a run.
+UNRECORDED = frozenset({"contiguous", "scalar_tensor", "lift_fresh"})
+
+
+def fills(func: Any, steps: Sequence[Step], at: int) -> int:
+    """How many steps of a run on meta tensors stand for this operator where it is a `fill_`.
+
+    `x[:, :2] = 1` fills a real tensor, and copies a view of the number into one on meta.
+    """
+    known = name_of(func) == "fill_" and [name_of(s.func) for s in steps[at : at + 3]] == _FILL
+    return len(_FILL) if known else 0
+
+
+_FILL = ["view", "expand", "copy_"]
 
 
 class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -635,7 +648,7 @@ class Tracer(Watch):  # type: ignore[no-untyped-call]
                 x.__dict__[LABELS] = own
         if name in UNRECORDED:
             for x in outs:
-                x.__dict__[_STEP] = sources[0]
+                x.__dict__[_STEP] = sources[0] if sources else -1
             return out
         for x in outs:
             x.__dict__[_STEP] = len(self.tape.steps)

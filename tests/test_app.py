@@ -245,7 +245,7 @@ NET = ("--arch", "nets.py:Net", "--input-shape", "3,32,32")
         ("--arch resnet --seed -1", "--seed -1: expected a whole number of at least 0"),
         ("--arch resnet --target parms", r"--target parms: unknown; did you mean params\?.*"),
         ("--arch resnet --measure Chanel", "measure Chanel: unknown; .*ChannelNorm.*"),
-        ("--arch resnet --method global", "method global: unknown.*Global, Local"),
+        ("--arch resnet --method global", "method global: unknown.*Global, Local, Iso.*"),
         ("--arch resnet --ignore layer9.*", r"--ignore layer9\.\*: matches no layer.*"),
         ("--arch resnet --dataset Digit", r"dataset Digit: unknown; did you mean Digits\?.*"),
         ("--arch resnet --dataset CIFAR10", "dataset CIFAR10: .* is missing; .*"),

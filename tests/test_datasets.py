@@ -75,7 +75,7 @@ def test_digits_are_all_there_once():
 
 
 def test_digits_are_upscaled_normalised_and_stratified():
-    splits = load_dataset("digits")
+    splits = load_dataset("Digits")
     assert (splits.name, splits.num_classes, splits.input_shape) == ("Digits", 10, (3, 32, 32))
     for part in (splits.train, splits.val, splits.test):
         assert isinstance(part, TensorDataset)

@@ -18,12 +18,12 @@ def test_demo(
     assert app.main(["demo"]) == 0
     out, err = capsys.readouterr()
     assert out.count("test accuracy") == 1
-    assert max(map(len, out.splitlines()[:4])) <= 80
+    assert max(map(len, out.splitlines()[:5])) <= 80
     rows = {
         line.split("  ")[0]: [float(n.replace(",", "")) for n in re.findall(r"[\d,.]*\d", line)]
-        for line in out.splitlines()[1:4]
+        for line in out.splitlines()[1:5]
     }
-    assert list(rows) == ["before", "pruned", "fine-tuned"]
+    assert list(rows) == ["before", "pruned", "recalibrated", "fine-tuned"]
     for accuracy, parameters, macs, memory, kilobytes, milliseconds in rows.values():
         assert 0 < accuracy <= 100
         assert parameters <= 272_474
@@ -31,7 +31,9 @@ def test_demo(
         assert 100 < memory <= 340
         assert 500 < kilobytes < 1200
         assert milliseconds > 0
-    before, _, finetuned = rows.values()
+    before, pruned, recalibrated, finetuned = rows.values()
+    assert recalibrated[0] > pruned[0] + 20
+    assert recalibrated[1:] == pruned[1:]
     # The promise: within one point of the full network, with half of its parameters.
     assert finetuned[0] >= before[0] - 1
     assert finetuned[1] <= before[1] / 2
@@ -47,8 +49,9 @@ def test_demo(
     manifest = json.loads((tmp_path / files[0]).read_text())
     assert manifest["test_accuracy"]["finetuned"] == pytest.approx(finetuned[0], abs=0.1)
     # The same numbers wherever they stand, and none that another run would not give.
-    before, pruned, finetuned = manifest["evaluation"].values()
-    assert list(manifest["evaluation"]) == ["before", "pruned", "finetuned"]
+    before, pruned, recalibrated, finetuned = manifest["evaluation"].values()
+    stages = ["before", "pruned", "recalibrated", "finetuned"]
+    assert list(manifest["evaluation"]) == stages
     for figure in ("parameters", "macs"):
         assert (before[figure], pruned[figure]) == (
             manifest[figure]["before"],

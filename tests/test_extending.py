@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -80,23 +81,48 @@ def page(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_page_does_what_it_says(page: Path) -> None:
-    """Its command, in a folder with its files; `app.py` verifies before it writes."""
-    (transcript,) = re.findall(r"^```console\n\$ (.*?)^```$", PAGE, re.M | re.S)
-    command, *shown = transcript.splitlines()
-    done = subprocess.run(
-        [sys.executable, *command.removeprefix("python ").split()],
-        cwd=page,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert shown[-1] == "..."
-    assert done.stdout.splitlines()[: len(shown) - 1] == shown[:-1]
-    assert "verified: differs from the masked original by" in done.stdout
+def transcripts() -> list[list[tuple[str, list[str]]]]:
+    """Of every transcript on the page, the commands and what they print (`...` is anything)."""
+    found = []
+    for text in re.findall(r"^```console\n(.*?)^```$", PAGE, re.M | re.S):
+        commands: list[tuple[str, list[str]]] = []
+        for line in text.splitlines():
+            if line.startswith("$ "):
+                commands.append((line.removeprefix("$ "), []))
+            else:
+                commands[-1][1].append(line)
+        found.append(commands)
+    return found
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_the_page_does_what_it_says(page: Path, number: int) -> None:
+    """Its commands, in a folder with its files; `app.py` verifies before it writes."""
+    assert len(transcripts()) == 4
+    for command, shown in transcripts()[number]:
+        program, *arguments = command.removeprefix("python ").split()
+        program = str(ROOT / program) if program == "app.py" else program
+        done = subprocess.run(
+            [sys.executable, program, *arguments],
+            cwd=page,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        if not shown:
+            continue
+        assert shown[-1] == "..."
+        assert done.stdout.splitlines()[: len(shown) - 1] == shown[:-1]
+        assert "verified: differs from the masked original by" in done.stdout
     for name, excerpt in files_of_the_page().items():
-        assert excerpt in (page / name).read_text()
+        if "/" in name and (page / name).exists():
+            assert excerpt in (page / name).read_text()
+    if "tinynet" in str(transcripts()[number]):
+        accuracies = json.loads((page / "generated/tinynet_50.json").read_text())["test_accuracy"]
+        assert accuracies["dataset"] == "Bars"
+        assert accuracies["before"] > 80
+        assert accuracies["finetuned"] > 70
 
 
 def test_the_pages_block_is_exact_at_every_percentage(page: Path) -> None:

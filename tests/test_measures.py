@@ -91,7 +91,7 @@ def test_norms_activations_and_their_product() -> None:
 
 
 def test_a_filters_norm_is_that_of_its_kernel() -> None:
-    """Summed over the kernel (3, 4) is 7, but the Euclidean norm of the filter is 5."""
+    """Summed over the kernel (3, -4) is 7, but the Euclidean norm of the filter is 5."""
     filters = torch.tensor([[3.0, -4.0]])
     close(ChannelNorm(p=2)(weight=torch.tensor([[7.0]]), filters=filters), [5])
     close(ChannelNorm(p=1)(weight=torch.tensor([[7.0]]), filters=filters), [7])
@@ -174,9 +174,9 @@ def test_every_measure_says_where_it_comes_from(name: str) -> None:
 
 
 def test_what_a_measure_asks_for_are_its_arguments() -> None:
-    assert needs(ChannelNorm()) == {"weight", "filters"}
+    assert needs(ChannelNorm()) == {"filters"}
     assert needs(WeightedPageRank()) == {"weight", "prev_importance", "out_activations"}
-    assert needs(Hessian()) == {"weight", "filters", "hessian"}
+    assert needs(Hessian()) == {"filters", "hessian"}
 
     def own(*, weight: Tensor, in_activations: Tensor, power: float = 2, **rest: Any) -> Tensor:
         return (weight.abs() @ in_activations) ** power

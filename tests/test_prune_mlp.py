@@ -26,7 +26,7 @@ from pruners.batches import BATCHES, sample
 from pruners.calibration import Calibration
 from pruners.image_files import RawSplit, RawSplits
 from pruners.loading import import_source
-from pruners.measure_args import arguments_of, by_measure
+from pruners.measure_args import arguments_for, by_measure
 from pruners.networks import Request, find_network
 from pruners.registry import DATASETS
 from pruners.verify import Outcome
@@ -158,7 +158,7 @@ def test_both_shapes_of_measure_args() -> None:
 
 
 def test_arguments_of_several_measures() -> None:
-    assert arguments_of("ChannelNorm", {"p": 2}) == {"p": 2}
+    assert arguments_for("ChannelNorm", {"p": 2}) == {"p": 2}
     assert by_measure(["ChannelNorm", "Taylor"], {"ChannelNorm": [{"p": 1}, {"p": 2}]}) == {
         "ChannelNorm": [{"p": 1}, {"p": 2}],
         "Taylor": [{}],

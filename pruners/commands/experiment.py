@@ -22,7 +22,6 @@ from pruners.commands.options import (
     Download,
     MeasureArgs,
     Plugins,
-    Recalibrate,
     whole,
 )
 from pruners.errors import PrunerError
@@ -89,7 +88,9 @@ def experiment_command(
         str, typer.Option(help=f"What amounts are shares of: {', '.join(AMOUNTS_OF)}.")
     ] = "params",
     seed: Annotated[list[str] | None, _several("Of all random numbers.", LISTS[5], "INT")] = None,
-    recalibrate: Recalibrate = BATCHES,
+    recalibrate: Annotated[
+        int, whole("--recalibrate", 0, "Batches of 64 images for batch norms; 0 for none.")
+    ] = BATCHES,
     finetune_epochs: Annotated[
         int, whole("--finetune-epochs", 0, "Train every pruned network.")
     ] = 0,

@@ -114,7 +114,7 @@ Calibrate = Annotated[
     int, whole("--calibrate", 1, "Batches of 64 training images for the measure.")
 ]
 Recalibrate = Annotated[
-    int, whole("--recalibrate", 0, "Batches of 64 images for batch norms; 0 for none.")
+    int | None, whole("--recalibrate", 0, "Batches of 64 images for batch norms; 0 for none.")
 ]
 Plugins = Annotated[
     list[Path] | None,

@@ -88,7 +88,7 @@ def prune_command(
         int, whole("--finetune-epochs", 0, "Train the pruned network on the dataset.")
     ] = 0,
     calibrate: Calibrate = BATCHES,
-    recalibrate: Recalibrate = BATCHES,
+    recalibrate: Recalibrate = None,
     plugin: Plugins = None,
     out: Out = Path("generated"),
     weights_out: WeightsOut = Path("models/pruned"),
