@@ -20,7 +20,6 @@ from pruners.commands.options import (
     Debug,
     Device,
     Download,
-    MeasureArgs,
     Plugins,
     whole,
 )
@@ -79,7 +78,10 @@ def experiment_command(
         list[str] | None,
         _several("How channels are scored (--list); usually ChannelNorm.", LISTS[3], "NAME"),
     ] = None,
-    measure_args: MeasureArgs = None,
+    measure_args: Annotated[
+        str | None,
+        typer.Option(metavar="JSON", help='By measure: \'{"ChannelNorm": {"p": 2}}\'.'),
+    ] = None,
     amount: Annotated[
         list[str] | None,
         _several("Shares that go, 0 to below 1; usually 0.3, 0.5, 0.7.", LISTS[4], "SHARE"),

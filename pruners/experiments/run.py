@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from pruners.experiments.cells import Cell, made_by
 from pruners.experiments.compute import Bench, interrupted
@@ -184,7 +185,7 @@ class _Run:
         if not (self.progress and console.is_terminal):
             yield
             return
-        with console.status(text.replace("[", r"\[")):
+        with console.status(escape(text)):
             yield
 
     def _track(self, cell: Cell) -> None:
