@@ -112,8 +112,8 @@ class Bench:
         try:
             network, before = self.network(setting)
             result = self._pruned(setting, network)
-            stages, tuned = self._stages(setting, before, result)
             outcome = result.compared()
+            stages, tuned = self._stages(setting, before, result)
         except PrunerError as error:
             if interrupted(error):
                 raise KeyboardInterrupt from error
