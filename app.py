@@ -3,6 +3,7 @@
 python app.py --arch resnet --prune-pct 50          a slimmer network, as source
 python app.py demo                                  the same, fine-tuned and measured
 python app.py train --arch resnet --out FILE        weights to prune
+python app.py tune --arch resnet                    learning rate and weight decay for it
 python app.py graph --arch resnet                   which channels go together
 python app.py diff --arch resnet                    original and generated source, side by side
 python app.py write --arch FILE.py:FUNCTION         source of a network pruned elsewhere
@@ -40,7 +41,9 @@ from pruners.commands.experiment import ListsCommand, experiment_command
 from pruners.commands.graph import graph_command
 from pruners.commands.prune import prune_command
 from pruners.commands.train import train_command
+from pruners.commands.tune import tune_command
 from pruners.commands.write import write_command
+from pruners.distributed import one_tells
 from pruners.errors import PrunerError, VerificationError
 from pruners.progress import note
 
@@ -54,6 +57,7 @@ app.callback(invoke_without_command=True)(prune_command)
 for _name, _command in {
     "demo": demo_command,
     "train": train_command,
+    "tune": tune_command,
     "graph": graph_command,
     "diff": diff_command,
     "write": write_command,
@@ -75,11 +79,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (Exception, KeyboardInterrupt) as error:
             # What Ctrl-C hits may make another exception of it.
             interrupted = arrived or isinstance(error, KeyboardInterrupt | typer.Abort)
-            code = 130 if interrupted else _failed(error, "--debug" in arguments)
-    if code == 130:
-        files = ", ".join(str(path) for path in written)
-        note(f"interrupted; {f'written before: {files}' if files else 'nothing was written'}")
+            with one_tells():
+                code = _stopped(written) if interrupted else _failed(error, "--debug" in arguments)
+        else:
+            # Some versions of typer make an exit code of Ctrl-C.
+            if code == 130:
+                with one_tells():
+                    _stopped(written)
     return int(code or 0)
+
+
+def _stopped(written: Sequence[Path]) -> int:
+    """Say in one line what is there; the exit code."""
+    files = ", ".join(str(path) for path in written)
+    note(f"interrupted; {f'written before: {files}' if files else 'nothing was written'}")
+    return 130
 
 
 def _failed(error: BaseException, debug: bool) -> int:

@@ -81,7 +81,7 @@ def load_dataset(
 
     Raises:
         PrunerError: unknown name; files missing, damaged or not to be had; a shape that the
-            images cannot be brought to; labels out of range.
+            images cannot be brought to; a label out of range.
     """
     entry = dataset_named(name)
     shape = _checked_shape(name, entry, None if input_shape == "stored" else input_shape)
@@ -89,7 +89,7 @@ def load_dataset(
     folder = None if path is None else Path("data" if data_dir is None else data_dir) / path
     raw = entry["wrapper"](folder, download)
     for split in raw:
-        _check_labels(name, entry, split)
+        check_labels(name, split.labels, entry["num_classes"])
     if input_shape == "stored":
         _, *stored = raw.train.images.shape
         shape = (stored[0], stored[1], stored[2])
@@ -110,13 +110,13 @@ def load_dataset(
     )
 
 
-def _check_labels(name: str, entry: DatasetEntry, split: RawSplit) -> None:
-    classes = entry["num_classes"]
-    wrong = (split.labels < 0) | (split.labels >= classes)
-    if bool(wrong.any()):
+def check_labels(name: str, labels: Tensor, num_classes: int) -> None:
+    """PrunerError where a label (of any shape) is none of 0 to num_classes - 1."""
+    wrong = labels[(labels < 0) | (labels >= num_classes)]
+    if wrong.numel():
         raise PrunerError(
-            f"dataset {name}: has the label {int(split.labels[wrong][0])}; expected 0 to "
-            f"{classes - 1}, as it is registered with {classes} classes"
+            f"dataset {name}: label {int(wrong[0])}, but {num_classes} classes; expected labels "
+            f"from 0 to {num_classes - 1}: correct the labels, or the num_classes of the dataset"
         )
 
 

@@ -21,6 +21,18 @@ class WriterError(PrunerError):
     """A part of the network cannot be written as source."""
 
 
+class DivergedError(PrunerError):
+    """Training ran into numbers that are not finite."""
+
+
+class ResumeError(PrunerError):
+    """What an interrupted run left cannot be gone on with by this one."""
+
+
+class StoppedError(Exception):
+    """Work was asked to stop, and what it needs to go on is stored."""
+
+
 class VerificationError(Exception):
     """The slim network is not what it must be; nothing was written (exit code 1)."""
 

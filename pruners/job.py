@@ -12,7 +12,6 @@ from typing import Any, Literal
 from torch import nn
 
 from pruners.base import BasicPruning, Options, PruningResult, Saved, checked_name
-from pruners.batches import BATCHES, sample
 from pruners.calibration import Calibration
 from pruners.datasets import DataSplits, load_dataset
 from pruners.errors import PrunerError
@@ -22,6 +21,7 @@ from pruners.networks import Network, Request, find_network, parsed_shape, takes
 from pruners.progress import note, stage
 from pruners.recalibration import has_statistics, recalibrate
 from pruners.registry import DATASETS, MODEL_DATA
+from pruners.sampling import BATCHES, sample
 from pruners.store import check_writable
 from pruners.training import train
 from pruners.verify import Outcome

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from pruners.analysis import analyse
 from pruners.base import BasicPruning, Options, PruningResult
-from pruners.batches import BATCHES, sample
 from pruners.calibration import Calibration
 from pruners.datasets import Labelled
 from pruners.errors import PrunerError
@@ -25,6 +24,7 @@ from pruners.evaluation import answers_of, evaluate
 from pruners.measure_args import arguments_for
 from pruners.methods import count_target
 from pruners.registry import MLP_MODEL, dataset_named
+from pruners.sampling import BATCHES, sample
 from pruners.store import check_writable, commit, manifest_text
 from pruners.verify import Outcome
 from pruners.zoo import model_named, network_for, note_on_weights, splits_for

@@ -8,6 +8,8 @@ import json
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -24,6 +26,8 @@ from pruners.methods import TARGETS
 from pruners.networks import takes_any_image
 from pruners.registry import DATASETS, MODELS, PRUNING_METHODS, SCORING_MEASURES
 from pruners.report import manifest, source_manifest
+from pruners.training_job import Trained
+from pruners.tuning import Tuned, rank_of
 from pruners.verify import Outcome
 from pruners.write_source import WrittenSource
 from pruners.written import Saved
@@ -128,6 +132,33 @@ def _also(outcome: Outcome) -> str:
     if not outcome.random_weights:
         return ""
     return "; its output hardly depends on the input, so random weights were compared as well"
+
+
+def described_trials(tuned: Tuned, trained: Trained, out: Path | None) -> dict[str, Any]:
+    """What tuning found out, as plain values; the best trial first."""
+    return {
+        "network": trained.network.name,
+        "dataset": trained.dataset,
+        "trials": [asdict(trial) for trial in sorted(tuned.trials, key=rank_of)],
+        "best": {"lr": tuned.best.lr, "weight_decay": tuned.best.weight_decay},
+        "test_accuracy": round(trained.test_accuracy, 2),
+        "weights": None if out is None else str(out),
+    }
+
+
+def show_trials(tuned: Tuned, trained: Trained, out: Path | None) -> None:
+    """The trials, the best first, and how good that is on images that had no part in the choice."""
+    table = figures("", "lr", "weight decay", "validation", "training loss", "best epoch")
+    for trial in sorted(tuned.trials, key=rank_of):
+        row = ["best" if trial is tuned.best else "", f"{trial.lr:g}", f"{trial.weight_decay:g}"]
+        if trial.val_accuracy is None or trial.loss is None:
+            table.add_row(*row, "diverged")
+        else:
+            table.add_row(
+                *row, f"{trial.val_accuracy:.2f} %", f"{trial.loss:.4f}", str(trial.best_epoch)
+            )
+    show(table)
+    print(f"\n{'' if out is None else f'{out}  '}{trained.described()}")
 
 
 def written_files(result: WrittenSource, saved: Saved) -> dict[str, tuple[str, str]]:

@@ -175,6 +175,22 @@ def test_unknown_dataset():
         load_dataset("CIFAR11")
 
 
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_label_out_of_range(monkeypatch, part):
+    def broken(data_dir, download):
+        splits = DATASETS["Digits"]["wrapper"](data_dir, download)
+        split = getattr(splits, part)
+        return splits._replace(**{part: split._replace(labels=split.labels + 1)})
+
+    monkeypatch.setitem(DATASETS, "Mine", DATASETS["Digits"] | {"wrapper": broken})
+    with pytest.raises(
+        PrunerError,
+        match=r"^dataset Mine: label 10, but 10 classes; expected labels from 0 to 9: correct the "
+        r"labels, or the num_classes of the dataset$",
+    ):
+        load_dataset("Mine")
+
+
 @pytest.mark.parametrize("name", [n for n, entry in DATASETS.items() if entry["path"] is not None])
 def test_missing_folder_says_what_goes_where(tmp_path, name):
     with pytest.raises(PrunerError, match=rf"^dataset {name}: .* is missing; expected in it") as e:

@@ -33,7 +33,6 @@ from pruners import (
     prune_mlp,
     run_experiment,
 )
-from pruners.batches import sample
 from pruners.commands.experiment import spread
 from pruners.experiments import results
 from pruners.experiments.cells import Cell, read_cell
@@ -42,6 +41,7 @@ from pruners.experiments.grid import Setting
 from pruners.networks import Request, find_network
 from pruners.plots import Line, Panel, Pictures, line_plot
 from pruners.registry import DATASETS, SCORING_MEASURES
+from pruners.sampling import sample
 from pruners.verify import Outcome
 from pruners.zoo import splits_for
 

@@ -22,13 +22,13 @@ from pruners import (
     prune_mlp,
 )
 from pruners.base import PruningResult
-from pruners.batches import BATCHES, sample
 from pruners.calibration import Calibration
 from pruners.image_files import RawSplit, RawSplits
 from pruners.loading import import_source
 from pruners.measure_args import arguments_for, by_measure
 from pruners.networks import Request, find_network
 from pruners.registry import DATASETS
+from pruners.sampling import BATCHES, sample
 from pruners.verify import Outcome
 from pruners.zoo import network_for, note_on_weights, splits_for
 

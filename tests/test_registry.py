@@ -158,7 +158,7 @@ def test_a_method_a_dataset_and_models_from_outside() -> None:
     register_dataset("Mine", {**DATASETS["Mine"], "num_classes": 2})
     with pytest.raises(
         PrunerError,
-        match=r"^dataset Mine: has the label 2; expected 0 to 1, as it is registered with 2 classe",
+        match=r"^dataset Mine: label 2, but 2 classes; expected labels from 0 to 1: correct the l",
     ):
         load_dataset("Mine", "somewhere")
 

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from pruners.batches import BATCHES
 from pruners.commands.options import (
     AsJson,
     Calibrate,
@@ -30,6 +29,7 @@ from pruners.experiments.run import Finished, run_experiment
 from pruners.experiments.trackers import TensorBoardTracker, Tracker, WandbTracker
 from pruners.networks import json_object
 from pruners.plugins import load_plugins
+from pruners.sampling import BATCHES
 from pruners.tables import as_json, show, show_files
 
 LISTS = ("--model-name", "--dataset", "--method-name", "--measure-name", "--amount", "--seed")

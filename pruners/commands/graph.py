@@ -20,6 +20,7 @@ from pruners.commands.options import (
     Device,
     InputShape,
     NumClasses,
+    Plugins,
     Seed,
     Weights,
     given,
@@ -28,6 +29,7 @@ from pruners.commands.options import (
 from pruners.drawing import check_format, picture
 from pruners.job import noted
 from pruners.networks import find_network
+from pruners.plugins import load_plugins
 from pruners.progress import note, stage
 from pruners.report import unknown_operators
 from pruners.store import check_writable, commit
@@ -50,11 +52,13 @@ def graph_command(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A picture: .svg, .dot or .png.")
     ] = None,
+    plugin: Plugins = None,
     seed: Seed = 0,
     device: Device = "cpu",
     debug: Debug = False,
 ) -> None:
     """Show which layers lose channels together, and which operator ties them."""
+    load_plugins(plugin or ())
     if out is not None:
         check_format(out)
         check_writable(out.parent)

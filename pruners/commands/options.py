@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from pruners.architectures import ARCHITECTURES
 from pruners.base import Options
 from pruners.errors import PrunerError
 from pruners.networks import Request, json_object
+from pruners.recipe import FROM_SCRATCH, OPTIMIZERS, Recipe, checked
 
 
 def whole(option: str, least: int, about: str) -> Any:
@@ -29,6 +31,19 @@ def whole(option: str, least: int, about: str) -> Any:
         return value
 
     return typer.Option(parser=parse, metavar="INTEGER", help=about)
+
+
+def number(option: str, field: str, about: str) -> Any:
+    """An option that is a number in the range of this field of a recipe."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        return checked(field, value, f"{option} {text}")
+
+    return typer.Option(parser=parse, metavar="NUMBER", help=about)
 
 
 def percentage(text: str) -> float:
@@ -136,6 +151,23 @@ ExactOnly = Annotated[
 ]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the model file and manifest.")]
 WeightsOut = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the weights.")]
+Optimizer = Annotated[
+    str, typer.Option(metavar="NAME", help=f"How to step: {' or '.join(OPTIMIZERS)}.")
+]
+Epochs = Annotated[int, whole("--epochs", 1, "Passes over the training images.")]
+BatchSize = Annotated[int, whole("--batch-size", 1, "Images a step, of each process.")]
+Momentum = Annotated[float, number("--momentum", "momentum", "Of SGD; AdamW's first beta.")]
+LabelSmoothing = Annotated[
+    float,
+    number("--label-smoothing", "label_smoothing", "Probability spread over all classes."),
+]
+Amp = Annotated[
+    bool | None,
+    typer.Option("--amp/--no-amp", help="Mixed precision; by default on a GPU only."),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on where an interrupted run of this command stopped.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -195,6 +227,32 @@ def _ratio(text: str) -> tuple[str, float]:
 
 def _measure_args(text: str | None) -> dict[str, Any]:
     return {} if text is None else json_object("--measure-args", text, '{"p": 2}')
+
+
+def recipe_of(
+    epochs: int,
+    optimizer: str,
+    lr: float | None,
+    weight_decay: float | None,
+    momentum: float,
+    label_smoothing: float,
+    batch_size: int,
+    amp: bool | None,
+    seed: int,
+) -> Recipe:
+    """The recipe; where no learning rate or weight decay is given, the optimizer's usual one."""
+    usual_lr, usual_decay = FROM_SCRATCH.get(optimizer, (Recipe.lr, Recipe.weight_decay))
+    return Recipe(
+        epochs,
+        optimizer,
+        usual_lr if lr is None else lr,
+        batch_size,
+        momentum,
+        usual_decay if weight_decay is None else weight_decay,
+        label_smoothing,
+        seed,
+        amp,
+    )
 
 
 def given(arch: str | None) -> str:

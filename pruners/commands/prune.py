@@ -11,7 +11,6 @@ import typer
 
 from pruners import analysis
 from pruners.architectures import setup_pruner
-from pruners.batches import BATCHES
 from pruners.commands.options import (
     AggregateName,
     Arch,
@@ -55,6 +54,7 @@ from pruners.job import Data, Job, run_job
 from pruners.networks import find_network
 from pruners.plugins import load_plugins
 from pruners.progress import note
+from pruners.sampling import BATCHES
 from pruners.tables import as_json, described, offer, show_offer, show_result
 from pruners.version import __version__
 

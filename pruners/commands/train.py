@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from safetensors.torch import save as safetensors_bytes
 
 from pruners.architectures import setup_pruner
 from pruners.commands.options import (
+    Amp,
     Arch,
     ArchArgs,
+    BatchSize,
     Checkpoint,
     DataDir,
     DatasetName,
@@ -21,20 +23,26 @@ from pruners.commands.options import (
     Depth,
     Device,
     Download,
+    Epochs,
     InputShape,
+    LabelSmoothing,
+    Momentum,
     NumClasses,
+    Optimizer,
+    Plugins,
+    Resume,
     Seed,
     Weights,
     given,
+    number,
+    recipe_of,
     request_of,
-    whole,
 )
-from pruners.errors import PrunerError
-from pruners.evaluation import accuracy
-from pruners.job import SHIPPED_DATASET, Data, noted
-from pruners.networks import find_network
-from pruners.store import check_writable, commit, save_bytes
-from pruners.training import train
+from pruners.distributed import processes
+from pruners.job import SHIPPED_DATASET, Data
+from pruners.plugins import load_plugins
+from pruners.recipe import Recipe
+from pruners.training_job import TrainingJob, run_training
 
 
 def train_command(
@@ -52,26 +60,47 @@ def train_command(
     dataset: DatasetName = SHIPPED_DATASET,
     data_dir: DataDir = Path("data"),
     download: Download = False,
-    epochs: Annotated[int, whole("--epochs", 1, "Passes over the training images.")] = 30,
-    lr: Annotated[float, typer.Option(help="The highest learning rate.")] = 0.1,
+    epochs: Epochs = 30,
+    optimizer: Optimizer = Recipe.optimizer,
+    lr: Annotated[
+        float | None,
+        number("--lr", "lr", "The highest learning rate; 0.1, or 0.001 for adamw."),
+    ] = None,
+    weight_decay: Annotated[
+        float | None,
+        number("--weight-decay", "weight_decay", "Of all weights; 0.0005, or 0.01 for adamw."),
+    ] = None,
+    momentum: Momentum = Recipe.momentum,
+    label_smoothing: LabelSmoothing = Recipe.label_smoothing,
+    batch_size: BatchSize = Recipe.batch_size,
+    amp: Amp = None,
+    resume: Resume = False,
+    plugin: Plugins = None,
     seed: Seed = 0,
     device: Device = "cpu",
     debug: Debug = False,
 ) -> None:
     """Train a network from scratch, or from a checkpoint; the result can be pruned."""
-    if out.suffix not in (".safetensors", ".pth"):
-        raise PrunerError(f"--out {out}: expected a file that ends in .safetensors or .pth")
-    check_writable(out.parent)
-    setup_pruner(given(arch))
-    request = request_of(ctx)
-    with redirect_stdout(sys.stderr):
-        splits = Data(dataset or SHIPPED_DATASET, data_dir, download).load(request)
-        network = find_network(request, splits, shipped=False)
-        train(network.model, splits, epochs, lr=lr, seed=seed, progress=True)
-        percent = accuracy(network.model, splits.test)
-        state = network.model.state_dict()
-        pickled = out.suffix == ".pth"
-        content = save_bytes(state) if pickled else safetensors_bytes(state)
-        with noted(out, ctx.obj):
-            commit({out: content})
-    print(f"{out}  {network.name}, {percent:.2f} % of the test images of {splits.name}")
+    with redirect_stdout(sys.stderr), processes(device) as ranks:
+        load_plugins(plugin or ())
+        setup_pruner(given(arch))
+        job = TrainingJob(
+            dataclasses.replace(request_of(ctx), device=ranks.device),
+            Data(dataset or SHIPPED_DATASET, data_dir, download),
+            recipe_of(
+                epochs,
+                optimizer,
+                lr,
+                weight_decay,
+                momentum,
+                label_smoothing,
+                batch_size,
+                amp,
+                seed,
+            ),
+            out,
+            resume,
+        )
+        trained = run_training(job, ranks, ctx.obj)
+    if ranks.is_first:
+        print(f"{out}  {trained.described()}")

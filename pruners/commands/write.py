@@ -21,6 +21,7 @@ from pruners.commands.options import (
     InputShape,
     NumClasses,
     Out,
+    Plugins,
     Seed,
     Weights,
     WeightsOut,
@@ -30,6 +31,7 @@ from pruners.commands.options import (
 from pruners.errors import PrunerError
 from pruners.job import noted
 from pruners.networks import find_network, unpickled_network
+from pruners.plugins import load_plugins
 from pruners.progress import note, stage
 from pruners.store import check_writable
 from pruners.tables import as_json, described_written, show_written
@@ -56,12 +58,14 @@ def write_command(
     out: Out = Path("generated"),
     weights_out: WeightsOut = Path("models/pruned"),
     name: Annotated[str, typer.Option(help="Stem of the files, such as resnet18_half.")] = "",
+    plugin: Plugins = None,
     seed: Seed = 0,
     device: Device = "cpu",
     json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Write source and weights of a network as it is, pruned elsewhere or by hand."""
+    load_plugins(plugin or ())
     if (file is None) == (arch is None):
         raise PrunerError(
             f"write: got {'neither' if file is None else 'both'}; expected either FILE, a module "

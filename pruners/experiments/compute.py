@@ -11,7 +11,6 @@ from pathlib import Path
 from torch import nn
 
 from pruners.base import BasicPruning, PruningResult
-from pruners.batches import sample
 from pruners.calibration import Calibration
 from pruners.channel_graph import Units
 from pruners.datasets import DataSplits
@@ -23,6 +22,7 @@ from pruners.job import Stages
 from pruners.mlp_rank import share_of_neurons
 from pruners.networks import Network
 from pruners.recalibration import recalibrate
+from pruners.sampling import sample
 from pruners.scoring import Scored
 from pruners.tracing import Trace
 from pruners.training import train

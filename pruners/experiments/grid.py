@@ -11,12 +11,12 @@ from itertools import product
 from typing import Any, Literal
 
 from pruners.base import Options
-from pruners.batches import BATCHES
 from pruners.errors import PrunerError, did_you_mean
 from pruners.measure_args import by_measure, named
 from pruners.methods import TARGETS
 from pruners.networks import checked_device
 from pruners.registry import MLP_MODEL, SCORING_MEASURES, dataset_named
+from pruners.sampling import BATCHES
 from pruners.zoo import dataset_of, model_named
 
 AmountOf = Literal["params", "macs", "channels", "neurons"]
