@@ -6,6 +6,7 @@ python app.py train --arch resnet --out FILE        weights to prune
 python app.py tune --arch resnet                    learning rate and weight decay for it
 python app.py graph --arch resnet                   which channels go together
 python app.py diff --arch resnet                    original and generated source, side by side
+python app.py iterate --arch resnet --exp runs/exp1 prune, retrain, and prune again
 python app.py write --arch FILE.py:FUNCTION         source of a network pruned elsewhere
 python app.py experiment --model-name TwoLayerMLP   many ways to prune, compared
 python app.py --list                                everything on offer
@@ -39,6 +40,7 @@ from pruners.commands.demo import demo_command
 from pruners.commands.diff import diff_command
 from pruners.commands.experiment import ListsCommand, experiment_command
 from pruners.commands.graph import graph_command
+from pruners.commands.iterate import iterate_command
 from pruners.commands.prune import prune_command
 from pruners.commands.train import train_command
 from pruners.commands.tune import tune_command
@@ -59,6 +61,7 @@ for _name, _command in {
     "train": train_command,
     "tune": tune_command,
     "graph": graph_command,
+    "iterate": iterate_command,
     "diff": diff_command,
     "write": write_command,
 }.items():

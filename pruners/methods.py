@@ -411,9 +411,12 @@ def ratios_of(
     return result
 
 
-def count_target(graph: ChannelGraph, units: Units, target: Target) -> int:
-    """The target's count with all units in place."""
-    return _Cost(graph, units, target)(np.ones(units.count, dtype=bool))
+def count_target(
+    graph: ChannelGraph, units: Units, target: Target, stays: Stays | None = None
+) -> int:
+    """The target's count when these units stay (all of them by default)."""
+    every = np.ones(units.count, dtype=bool)
+    return _Cost(graph, units, target)(every if stays is None else stays)
 
 
 class _Floors:

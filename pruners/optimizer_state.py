@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -61,29 +62,64 @@ def slim_state(optimizer: Optimizer, full: nn.Module, kept: Kept) -> dict[str, A
                 f"network's; expected an optimizer of the network's own parameters"
             )
     state = optimizer.state_dict()
+    shapes = {name: tuple(parameter.shape) for name, parameter in full.named_parameters()}
+    named = {names[id(ours[number])]: entries for number, entries in state["state"].items()}
+    slim = sliced(named, shapes, kept)
     return {
-        "state": {
-            number: {
-                key: _slim(value, ours[number], names[id(ours[number])], key, kept)
-                for key, value in entries.items()
-            }
-            for number, entries in state["state"].items()
-        },
+        "state": {number: slim[names[id(ours[number])]] for number in state["state"]},
         "param_groups": copy.deepcopy(state["param_groups"]),
     }
 
 
-def _slim(value: Any, parameter: Tensor, name: str, key: str, kept: Kept) -> Any:
-    if not isinstance(value, Tensor) or value.numel() == 1:
-        return copy.deepcopy(value)
-    if value.shape == parameter.shape:
-        return surviving(value, kept[name])
-    if all(len(kept[name][dim]) == size for dim, size in enumerate(parameter.shape)):
-        return value.clone()  # nothing goes
-    raise PrunerError(
-        f"optimizer: {key} of {name} has the shape {tuple(value.shape)}, the parameter "
-        f"{tuple(parameter.shape)}; its channels cannot be told apart; begin with a fresh optimizer"
-    )
+Named = Mapping[str, Mapping[str, Any]]
+"""The state of an optimizer, by the name of the parameter."""
+
+
+def sliced(
+    state: Named, shapes: Mapping[str, tuple[int, ...]], kept: Kept
+) -> dict[str, dict[str, Any]]:
+    """The state at the indices that stay.
+
+    Args:
+        shapes: of the full network's parameters.
+    """
+
+    def slim(name: str, key: str, value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.numel() == 1:
+            return copy.deepcopy(value)
+        if value.shape == shapes[name]:
+            return surviving(value, kept[name])
+        if all(len(kept[name][dim]) == size for dim, size in enumerate(shapes[name])):
+            return value.clone()  # nothing goes
+        raise PrunerError(
+            f"optimizer: {key} of {name} has the shape {tuple(value.shape)}, the parameter "
+            f"{shapes[name]}; its channels cannot be told apart; begin with a fresh optimizer"
+        )
+
+    return {
+        name: {key: slim(name, key, value) for key, value in entries.items()}
+        for name, entries in state.items()
+    }
+
+
+def named_state(state: Mapping[str, Any], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What `optimizer.state_dict()` holds, by the names of the optimizer's parameters in order.
+
+    A masked parameter (`weight_orig`, as torch calls it) goes by its own name.
+    """
+    return {
+        names[number].removesuffix("_orig"): dict(entries)
+        for number, entries in state["state"].items()
+    }
+
+
+def state_for(optimizer: Optimizer, names: Sequence[str], state: Named) -> dict[str, Any]:
+    """A `state_dict` for this optimizer, whose parameters have these names; see `named_state`."""
+    plain = [name.removesuffix("_orig") for name in names]
+    return {
+        "state": {i: dict(state[name]) for i, name in enumerate(plain) if name in state},
+        "param_groups": optimizer.state_dict()["param_groups"],
+    }
 
 
 def _required(optimizer: Optimizer) -> dict[str, Any]:

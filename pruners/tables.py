@@ -7,7 +7,7 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -187,6 +187,27 @@ def show_written(result: WrittenSource, saved: Saved) -> None:
             f"verified: differs from the network in memory by {outcome.error:.1e} "
             f"(relative; tolerance {outcome.tolerance:.0e}){_also(outcome)}"
         )
+
+
+def show_levels(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """The metrics of an iterative experiment, a line a level."""
+    columns = ("gone", "parameters", "MACs", "pruned", "recalibrated", "retrained")
+    table = figures("level", *columns)
+
+    def percent(value: float | None) -> str:
+        return "" if value is None else f"{value:.1f} %"
+
+    for row in rows:
+        table.add_row(
+            "before" if row["level"] < 0 else str(row["level"]),
+            percent(row["removed_pct"]),
+            f"{row['parameters']:,}",
+            f"{row['macs']:,}",
+            percent(row.get("accuracy_pruned")),
+            percent(row.get("accuracy_recalibrated")),
+            percent(row["accuracy"]),
+        )
+    show(table)
 
 
 def show_groups(graph: ChannelGraph) -> None:

@@ -141,7 +141,7 @@ def fit(
     model.to(place)
     amp = place.type == "cuda" if recipe.amp is None else recipe.amp
     recipe = replace(recipe, amp=amp)
-    run = _Run(model, parameters, splits, recipe, loss or _cross_entropy(recipe), place, ranks)
+    run = _Run(model, parameters, splits, recipe, loss or cross_entropy(recipe), place, ranks)
     run.settings |= settings or {}
     # Dropout and the like draw from the global random state.
     with (
@@ -353,7 +353,9 @@ def settings_of(
     }
 
 
-def _cross_entropy(recipe: Recipe) -> Loss:
+def cross_entropy(recipe: Recipe) -> Loss:
+    """With the recipe's label smoothing."""
+
     def loss(images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
 

@@ -109,6 +109,14 @@ class Written(ABC):
         """The text of the model description file."""
         return self._source(f"{self._weights_stem}_v1.0.pth")
 
+    def source_for(self, weights_name: str, verified: bool = False) -> str:
+        """As `source`, for weights under another name.
+
+        Args:
+            verified: say that it was compared with its oracle.
+        """
+        return self._source(weights_name, verified)
+
     def built(self, device: str) -> nn.Module:
         """An instance of the generated class, without the weights."""
         module = import_source(self.fileName, self.writer.code)

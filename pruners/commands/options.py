@@ -46,6 +46,18 @@ def number(option: str, field: str, about: str) -> Any:
     return typer.Option(parser=parse, metavar="NUMBER", help=about)
 
 
+def plain_number(option: str, about: str) -> Any:
+    """An option that is a number; its range is checked with the other options."""
+
+    def parse(text: str) -> float:
+        try:
+            return float(text)
+        except ValueError:
+            raise PrunerError(f"{option} {text}: expected a number") from None
+
+    return typer.Option(parser=parse, metavar="NUMBER", help=about)
+
+
 def percentage(text: str) -> float:
     """A number; whether it is a percentage is checked with the other options."""
     try:
@@ -200,7 +212,7 @@ def options_of(ctx: typer.Context) -> Options:
     options = Options(
         **{name: given[name] for name in SELECTION if name not in ("measure_args", "ratio")}
         | {"ignore": tuple(given["ignore"] or ())},
-        measure_args=_measure_args(given["measure_args"]),
+        measure_args=measure_args_of(given["measure_args"]),
         ratio=tuple(ratio.items()),
         seed=given["seed"],
     )
@@ -225,7 +237,8 @@ def _ratio(text: str) -> tuple[str, float]:
         raise PrunerError(f"--ratio {text}: expected GLOB=SHARE, such as 'layer3.*=0.7'") from None
 
 
-def _measure_args(text: str | None) -> dict[str, Any]:
+def measure_args_of(text: str | None) -> dict[str, Any]:
+    """The JSON object of `--measure-args`; empty where there is none."""
     return {} if text is None else json_object("--measure-args", text, '{"p": 2}')
 
 
