@@ -8,6 +8,7 @@ python app.py graph --arch resnet                   which channels go together
 python app.py diff --arch resnet                    original and generated source, side by side
 python app.py iterate --arch resnet --exp runs/exp1 prune, retrain, and prune again
 python app.py write --arch FILE.py:FUNCTION         source of a network pruned elsewhere
+python app.py experiment --model-name TwoLayerMLP   many ways to prune, compared
 python app.py --list                                everything on offer
 """
 
@@ -37,6 +38,7 @@ import models  # noqa: F401  registers the zoo
 from pruners.architectures import ARCHITECTURES, setup_pruner
 from pruners.commands.demo import demo_command
 from pruners.commands.diff import diff_command
+from pruners.commands.experiment import ListsCommand, experiment_command
 from pruners.commands.graph import graph_command
 from pruners.commands.iterate import iterate_command
 from pruners.commands.prune import prune_command
@@ -64,6 +66,7 @@ for _name, _command in {
     "write": write_command,
 }.items():
     app.command(_name)(_command)
+app.command("experiment", cls=ListsCommand)(experiment_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

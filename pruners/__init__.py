@@ -33,8 +33,11 @@ from pruners.dependencies import (
 )
 from pruners.errors import PrunerError, UnsupportedNetworkError, VerificationError, WriterError
 from pruners.evaluation import Evaluation, evaluate, evaluate_all
+from pruners.experiments.grid import Experiment
+from pruners.experiments.run import run_experiment
 from pruners.measures import ScoringMeasure
 from pruners.methods import ScoredLayer
+from pruners.mlp_rank import prune_mlp
 from pruners.model_writers import (
     Writer,
     write_activation,
@@ -81,6 +84,7 @@ __all__ = [
     "Coupling",
     "DependencyCalculator",
     "Evaluation",
+    "Experiment",
     "Interface",
     "Kept",
     "Options",
@@ -106,6 +110,7 @@ __all__ = [
     "inception",
     "mb_conv",
     "prune",
+    "prune_mlp",
     "register_calculator",
     "register_dataset",
     "register_measure",
@@ -115,6 +120,7 @@ __all__ = [
     "register_transfer_func",
     "register_writer",
     "residual_backbone",
+    "run_experiment",
     "se_residual",
     "skip",
     "split_and_aggregate_backbone",

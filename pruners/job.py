@@ -21,15 +21,13 @@ from pruners.networks import Network, Request, find_network, parsed_shape, takes
 from pruners.progress import note, stage
 from pruners.recalibration import has_statistics, recalibrate
 from pruners.registry import DATASETS, MODEL_DATA
-from pruners.sampling import sample
+from pruners.sampling import BATCHES, sample
 from pruners.store import check_writable
 from pruners.training import train
 from pruners.verify import Outcome
 
 SHIPPED_DATASET = next(iter(DATASETS))
 """The dataset that needs no download."""
-BATCHES = 16
-"""Batches of training images that measures and batch norms see, where the options say no other."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,12 +196,12 @@ def _from_zoo(request: Request, splits: DataSplits | None) -> Found:
         )
     if request.num_classes is not None:
         classes = request.num_classes
-    model = entry["wrapper"](num_classes=classes, **_input_size(entry["wrapper"], shape))
+    model = entry["wrapper"](num_classes=classes, **input_size(entry["wrapper"], shape))
     as_shipped = shape == entry["input_shape"] and classes == entry["num_classes"]
     return name, model, shape, entry["path"] if as_shipped else None
 
 
-def _input_size(wrapper: Callable[..., nn.Module], shape: Sequence[int]) -> dict[str, int]:
+def input_size(wrapper: Callable[..., nn.Module], shape: Sequence[int]) -> dict[str, int]:
     """What a network of the zoo is told of its input: the channels, or for Linears all values."""
     if "in_features" in _parameters(wrapper):
         return {"in_features": math.prod(shape)}

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import keyword
+import math
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,10 @@ from pruners.sizes.rewrites import Rewrites
 from pruners.store import manifest_text, publish, save_bytes
 from pruners.tracing import map_tensors
 from pruners.verify import Case, Outcome, require, tells, tolerance_for, verify
+from pruners.verify_child import MismatchError, compare, flatten_output
+
+Comparison = tuple[int, str, Any, Mapping[str, Tensor]]
+"""Number of the example, name of the oracle, its output, weights of the generated network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,15 +220,55 @@ class Written(ABC):
         Raises:
             VerificationError: the two are not equal.
         """
-        cases = [self.case(i) for i in range(len(self.examples))]
-        silent = not any(tells(case.expected, case.tolerance) for case in cases)
+        comparisons, random = self._comparisons()
+        return _worst(verify([self._case(*comparison) for comparison in comparisons]), random)
+
+    def compared(self) -> Outcome:
+        """As `verified`, but in this process and in eval mode only.
+
+        A network is built from the source, gets the weights strictly, and must compute what the
+        oracle does. That is enough for figures that are read and forgotten, and takes milliseconds;
+        whether a file lives without this project is what the fresh process shows.
+
+        Raises:
+            VerificationError: the two are not equal.
+        """
+        comparisons, random = self._comparisons()
+        tolerance = tolerance_for(self.precision)
+        outcomes = []
+        for example, oracle, expected, weights in comparisons:
+            error, message = self._difference(example, expected, weights)
+            if not message and not error <= tolerance:
+                message = "the network that is built from the source computes something else"
+            outcomes.append(Outcome(self.fileName, not message, error, message, oracle, tolerance))
+        return _worst(outcomes, random)
+
+    def _difference(
+        self, example: int, expected: Any, weights: Mapping[str, Tensor]
+    ) -> tuple[float, str]:
+        """How far the network that is built from the source is from the oracle; why, if it is no
+        question of figures."""
+        model = self.built("cpu").eval()
+        model.load_state_dict(weights)
+        inputs = map_tensors(self.examples[example], lambda x: x.detach().cpu().clone())
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            try:
+                actual = flatten_output(model(*inputs))
+                return compare(actual, flatten_output(map_tensors(expected, Tensor.cpu))), ""
+            except MismatchError as mismatch:
+                return math.inf, str(mismatch)
+
+    def _comparisons(self) -> tuple[list[Comparison], bool]:
+        """All that the generated network is held against; whether random weights are among it."""
+        comparisons: list[Comparison] = [
+            (i, *self.oracle(i), self.state_dict) for i in range(len(self.examples))
+        ]
+        tolerance = tolerance_for(self.precision)
+        silent = not any(tells(expected, tolerance) for _, _, expected, _ in comparisons)
         random = self.with_random_weights() if silent else None
         if random is not None:
-            cases.append(self._case(0, *random))
-        outcomes = verify(cases)
-        require(outcomes)
-        worst = max(outcomes, key=lambda outcome: outcome.error)
-        return replace(worst, random_weights=random is not None)
+            comparisons.append((0, *random))
+        return comparisons, random is not None
 
     def _keep_the_original(self, path: Path) -> None:
         """PrunerError where the file is one that the network's classes come from."""
@@ -241,6 +286,13 @@ class Written(ABC):
 
     def _source(self, weights_name: str, verified: bool = False) -> str:
         return self.writer.source(self.header(weights_name, verified))
+
+
+def _worst(outcomes: Sequence[Outcome], random_weights: bool) -> Outcome:
+    """The outcome with the largest difference; VerificationError where one is not ok."""
+    require(outcomes)
+    worst = max(outcomes, key=lambda outcome: outcome.error)
+    return replace(worst, random_weights=random_weights)
 
 
 def checked_name(name: str) -> str:

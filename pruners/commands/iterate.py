@@ -44,10 +44,11 @@ from pruners.commands.options import (
 )
 from pruners.distributed import processes
 from pruners.iteration import BY_COUNT, Plan, iterate
-from pruners.job import BATCHES, SHIPPED_DATASET, Data
+from pruners.job import SHIPPED_DATASET, Data
 from pruners.plugins import load_plugins
 from pruners.progress import note
 from pruners.recipe import Recipe
+from pruners.sampling import BATCHES
 from pruners.stopping import stops
 from pruners.tables import as_json, show_levels
 

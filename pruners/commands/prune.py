@@ -50,10 +50,11 @@ from pruners.commands.options import (
     whole,
 )
 from pruners.errors import PrunerError
-from pruners.job import BATCHES, Data, Job, run_job
+from pruners.job import Data, Job, run_job
 from pruners.networks import find_network
 from pruners.plugins import load_plugins
 from pruners.progress import note
+from pruners.sampling import BATCHES
 from pruners.tables import as_json, described, offer, show_offer, show_result
 from pruners.version import __version__
 
