@@ -52,7 +52,7 @@ from pruners.runs import BASE, TRAINING, Record, Run, npz_bytes, read_json
 from pruners.sampling import sample
 from pruners.schedules import cumulative
 from pruners.scoring import Scored
-from pruners.store import commit, load_checkpoint, manifest_text, save_bytes
+from pruners.store import chosen_by, commit, load_checkpoint, manifest_text, save_bytes
 from pruners.tracing import Trace
 from pruners.training import Loss, cross_entropy, fit
 from pruners.training_state import TrainingState, check_same, read_state, state_bytes
@@ -234,7 +234,8 @@ def iterate(
     """
     plan.check()
     run = Run(Path(folder))
-    return _Experiment(plan, run, data, trainer, ranks, stop, progress, lvl).run(command)
+    with chosen_by("--exp DIR"):
+        return _Experiment(plan, run, data, trainer, ranks, stop, progress, lvl).run(command)
 
 
 class _Experiment:

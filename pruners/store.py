@@ -29,6 +29,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -48,11 +49,26 @@ _HELD_BACK = tuple(
 )
 _ONE_DAY_S = 86_400.0
 _LINE = 100
-_WAY_OUT = "choose another with --out DIR (weights: --weights-out DIR)"
+_FOLDERS = ContextVar("folders", default="--out DIR (weights: --weights-out DIR)")
+"""The options that choose the folders that are written."""
 
 
 class VersionTakenError(PrunerError):
     """Another process took this version of the weights first; nothing was written."""
+
+
+@contextmanager
+def chosen_by(options: str) -> Iterator[None]:
+    """Errors of the block about folders name these options: `--exp DIR`."""
+    before = _FOLDERS.set(options)
+    try:
+        yield
+    finally:
+        _FOLDERS.reset(before)
+
+
+def _way_out() -> str:
+    return f"choose another with {_FOLDERS.get()}"
 
 
 # --- bytes -------------------------------------------------------------------------------------
@@ -274,7 +290,7 @@ def commit(files: Mapping[Path, bytes]) -> None:
             _make_folder(folder)
         for target, content in plan.items():
             if target.is_dir():
-                raise PrunerError(f"{target}: is a directory, expected a file name; {_WAY_OUT}")
+                raise PrunerError(f"{target}: is a directory, expected a file name; {_way_out()}")
             step = _Step(_temporary_path(target), target)
             # Known to the clean-up below before it exists on the disk.
             steps.append(step)
@@ -533,11 +549,11 @@ def _cannot(folder: Path, done: str, error: OSError) -> PrunerError:
         stands = next(
             (p for p in (folder, *folder.parents) if p.exists() and not p.is_dir()), folder
         )
-        return PrunerError(f"{stands}: is a file, expected a directory; {_WAY_OUT}")
+        return PrunerError(f"{stands}: is a file, expected a directory; {_way_out()}")
     if error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}:
-        return PrunerError(f"{folder}: no space left; free some, or {_WAY_OUT}")
+        return PrunerError(f"{folder}: no space left; free some, or {_way_out()}")
     verb = "be read" if done == "read" else "be written"
-    return PrunerError(f"{folder}: cannot {verb} ({error.strerror or error}); {_WAY_OUT}")
+    return PrunerError(f"{folder}: cannot {verb} ({error.strerror or error}); {_way_out()}")
 
 
 # --- reading -----------------------------------------------------------------------------------

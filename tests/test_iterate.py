@@ -373,7 +373,9 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
         write(path, content)
 
     monkeypatch.setattr(store, "_write", full)
-    with pytest.raises(PrunerError, match=r"level_0: cannot be written \(No space left on devic"):
+    with pytest.raises(
+        PrunerError, match=r"level_0: no space left; free some, or choose another with --exp DIR$"
+    ):
         iterate(plan(levels=1), tmp_path / "full", progress=False)
     assert not (tmp_path / "full" / "level_0" / "retrained.pth").exists()
     monkeypatch.setattr(store, "_write", write)
