@@ -583,6 +583,8 @@ class _Experiment:
             old, new = before.kept[axis.tensor][axis.dim], kept[axis.tensor][axis.dim]
             channels += len(new)
             gone = np.setdiff1d(old, new)
+            if not np.isin(new, old).all():
+                raise RuntimeError(f"level {number}: {axis} got channels back that were gone")
             if len(gone):
                 removed[axis.tensor.removesuffix(".weight")] = gone.tolist()
         model = result.model

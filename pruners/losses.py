@@ -75,27 +75,30 @@ def group_lasso(model: nn.Module, graph: ChannelGraph) -> Penalty:
         model: the network that is trained; the graph is of it.
     """
     units = graph.units()
-    parameters = dict(model.named_parameters())
-    places: list[tuple[Tensor, int, Tensor]] = []
+    modules = dict(model.named_modules())
+    places: list[tuple[nn.Module, str, int, Tensor]] = []
     size = torch.zeros(units.count)
     for axis in units.axes:
-        parameter = parameters.get(axis.tensor)
+        path, _, name = axis.tensor.rpartition(".")
+        module = modules[path]
+        # A masked parameter (`weight_orig`) is read as the network reads it.
+        parameter = module._parameters.get(name, module._parameters.get(f"{name}_orig"))
         if parameter is None or parameter.dim() < 2:
             continue
         unit_of = torch.from_numpy(units.of(axis)).to(parameter.device)
-        places.append((parameter, axis.dim, unit_of))
+        places.append((module, name, axis.dim, unit_of))
         each = parameter.numel() / parameter.shape[axis.dim]
         size.index_add_(0, unit_of.cpu(), torch.full((len(unit_of),), each))
     free = torch.from_numpy(~units.frozen)
     if not places or not bool(free.any()):
         raise PrunerError("--sparse group: no channel of the network could go")
-    like = places[0][0]
+    like = next(model.parameters())
     scale = (size.sqrt() * free).to(like.device, like.dtype)
 
     def penalty() -> Tensor:
         squares = like.new_zeros(units.count)
-        for parameter, dim, unit_of in places:
-            of_rows = parameter.square().movedim(dim, 0).flatten(1).sum(1)
+        for module, name, dim, unit_of in places:
+            of_rows = getattr(module, name).square().movedim(dim, 0).flatten(1).sum(1)
             squares = squares.index_add(0, unit_of, of_rows)
         # The square root has no slope at zero.
         norms = (squares + torch.finfo(squares.dtype).eps).sqrt()
@@ -110,18 +113,18 @@ def norm_scales(model: nn.Module, graph: ChannelGraph) -> Penalty:
     Liu et al., "Learning Efficient Convolutional Networks through Network Slimming" (2017),
     equation (1), with g(s) = |s|.
     """
-    scales = [
-        module.weight
+    norms = [
+        module
         for path, module in model.named_modules()
         if isinstance(module, nn.modules.batchnorm._NormBase)
         and module.affine
         and Axis(f"{path}.weight", 0) in graph.graph
     ]
-    if not scales:
+    if not norms:
         raise PrunerError("--sparse norm: the network has no batch norm with a scale")
 
     def penalty() -> Tensor:
-        return torch.stack([scale.abs().sum() for scale in scales]).sum()
+        return torch.stack([norm.weight.abs().sum() for norm in norms]).sum()
 
     return penalty
 

@@ -165,6 +165,21 @@ def test_a_masked_network_computes_what_the_pruned_one_does() -> None:
     assert not torch.equal(clean.fc.weight, model.fc.weight)
 
 
+@pytest.mark.parametrize("name", ["group", "norm"])
+def test_penalties_of_a_masked_network_are_those_of_what_it_computes_with(name: str) -> None:
+    model = network()
+    result = prune(model, X, 50)
+    masked = network()
+    apply_masks(masked, result.kept)
+    masked(X)
+    graph = analyse(model, X).graph
+    penalty = penalty_named(name, masked, graph)
+    expected = penalty_named(name, without_masks(masked, model), graph)
+    torch.testing.assert_close(penalty(), expected())
+    (plain(X, masked(X), LABELS) + penalty()).backward()
+    assert masked.bn1.weight_orig.grad.abs().sum() > 0
+
+
 def test_nothing_to_mask() -> None:
     model = network()
     result = prune(model, X, 0)
