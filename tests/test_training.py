@@ -572,11 +572,11 @@ def interrupted_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> int:
     """`train`, with Ctrl-C pressed when so many epochs are done; the exit code."""
     whole = training._Run.train_epoch
 
-    def train_epoch(self, report):
+    def train_epoch(self, report, stop):
         if self.epoch == epochs:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.1)
-        whole(self, report)
+        return whole(self, report, stop)
 
     with monkeypatch.context() as patch:
         patch.setattr(training._Run, "train_epoch", train_epoch)
@@ -672,9 +672,9 @@ def test_options_of_the_recipe(folder, monkeypatch):
     seen = []
     whole = training._Run.start
 
-    def start(self, resume):
+    def start(self, resume, optimizer):
         seen.append(self.recipe)
-        whole(self, resume)
+        whole(self, resume, optimizer)
 
     monkeypatch.setattr(training._Run, "start", start)
     train = [*TRAIN[:-4], "--epochs", "1", "--out", "net.pth"]
