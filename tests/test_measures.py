@@ -113,6 +113,13 @@ def test_geometric_median() -> None:
     close(FPGM()(weight=torch.tensor([[0.0], [3.0], [4.0]])), [7, 4, 5])
 
 
+def test_distances_of_near_twins_are_not_rounding():
+    """By products, |a|^2 - 2ab + |b|^2 of large filters loses what differs."""
+    twins = 1000 + torch.randperm(6400).view(64, 100) * 1e-3
+    exact = (twins.double()[:, None] - twins.double()[None]).norm(dim=2).sum(1)
+    torch.testing.assert_close(FPGM()(weight=twins).double(), exact, rtol=1e-4, atol=0)
+
+
 def test_lamp() -> None:
     """Squared norms 9, 1, 4: 9/9, 1/(1 + 4 + 9), 4/(4 + 9)."""
     close(LAMP()(weight=torch.tensor([[-3.0], [1.0], [2.0]])), [1, 1 / 14, 4 / 13])
