@@ -49,19 +49,29 @@ class Place:
 class Use:
     """One call of a layer."""
 
-    weight: str
-    """Name of its weight."""
+    axis: Axis
+    """The output channels of its weight."""
+    size: int
+    """How many they are. A call may make some of them only, or each of them several times."""
     reads: Place
     """Its input channels."""
+    groups: int
+    """How often the input columns of the weight go into what it reads; 0 where they do not."""
     makes: Place
     """Its output channels, as they leave the layer."""
     behind: Place
     """Its output channels behind the activation function."""
     positions: Indices
     rows: Indices
-    """Shape (pairs,) both: position `positions[i]` of `behind` holds output channel `rows[i]`."""
+    """Shape (pairs,) both: position `positions[i]` of `behind` holds output channel `rows[i]` of
+    the weight."""
     activation: str
     """Name of the function; empty where there is none."""
+
+    @property
+    def weight(self) -> str:
+        """Name of its weight."""
+        return self.axis.tensor
 
 
 def uses_of(trace: Trace, units: Units, tape: Tape | None = None) -> list[Use]:
@@ -82,14 +92,59 @@ def uses_of(trace: Trace, units: Units, tape: Tape | None = None) -> list[Use]:
         reads = Place(number, operand, in_dim, unit_of[atoms])
         made = _along(step.outs[0], step.out_shapes[0], out_dim)
         makes = Place(number, -1, out_dim, unit_of[made])
+        row_of = _rows(weight, made, unit_of)
+        if row_of is None:
+            continue
         found = None if end == number else _where(tape.steps[end], end, made, unit_of)
         if found is None:
             every = np.arange(len(made))
             found = makes, every, every
             end = number
-        name = _activation(tape.steps[end])
-        uses.append(Use(weight.param.name, reads, makes, *found, name))
+        place, positions, rows = found
+        rows = row_of[rows]
+        axis, size = Axis(weight.param.name, weight.out_dim), weight.param.shape[weight.out_dim]
+        uses.append(
+            Use(
+                axis,
+                size,
+                reads,
+                _groups(step, weight, len(atoms)),
+                makes,
+                place,
+                positions[rows >= 0],
+                rows[rows >= 0],
+                _activation(tape.steps[end]),
+            )
+        )
     return uses
+
+
+def _rows(weight: Weight, made: Indices, unit_of: Indices) -> Indices | None:
+    """For every channel of a call the row of the weight that makes it, -1 for one of another's.
+
+    The weight of a call may be a slice of a parameter (the projections of an attention), several
+    parameters side by side, or one whose columns make a channel of every group.
+    """
+    param, dim = weight.param, weight.out_dim
+    row = made - param.starts[dim]
+    own = (row >= 0) & (row < param.shape[dim])
+    if own.any():
+        return np.where(own, row, -1)
+    # A sum of parameters carries the atoms of one of them.
+    atoms = param.starts[dim] + np.arange(param.shape[dim])
+    if len(made) == len(atoms) and np.array_equal(unit_of[made], unit_of[atoms]):
+        return np.arange(len(made))
+    return None
+
+
+def _groups(step: Step, weight: Weight, inputs: int) -> int:
+    """How often the weight's input columns go into the inputs of a call."""
+    columns = weight.param.shape[weight.in_dim]
+    if inputs == columns:
+        return 1
+    alone = len({other.param.name for other in step.weights}) == 1
+    grouped = len(weight.param.shape) > 2 and inputs % columns == 0
+    return inputs // columns if alone and grouped else 0
 
 
 def _ports(step: Step, weight: Weight) -> tuple[int, int, int] | None:
@@ -114,27 +169,43 @@ def _ports(step: Step, weight: Weight) -> tuple[int, int, int] | None:
 
 
 def _behind(steps: Sequence[Step], layers: Sequence[int]) -> list[int]:
-    """For every call of a layer the step whose result its channels are read as."""
+    """For every call of a layer the step whose result its channels are read as.
+
+    That is the activation function which they reach first, on any path that no other layer is on:
+    a squeeze-excite gate reads them before that. A product of the channels with what an activation
+    function made of them (`x * sigmoid(x)`, the written-out GELU) is one activation function.
+    """
     found: dict[int, int] = {}
-    pending: list[frozenset[int]] = []
+    read: dict[int, int] = {}
+    """What the first layer reads that comes behind a call: where there is no function."""
+    raw: list[frozenset[int]] = []
     """For every step, the calls whose channels it hands on with no activation function so far."""
+    active: list[frozenset[int]] = []
+    """The same, with one."""
     own = set(layers)
+    nobody: frozenset[int] = frozenset()
     for number, step in enumerate(steps):
         name = name_of(step.func).rstrip("_")
-        waiting: frozenset[int] = frozenset()
-        for source in step.sources:
-            if source >= 0:
-                waiting |= {call for call in pending[source] if call not in found}
-        if name in ACTIVATIONS:
-            found |= dict.fromkeys(waiting, number)
-            waiting = frozenset()
-        elif number in own or name in _CONTRACTIONS:
-            for source in step.sources:
-                if source >= 0:
-                    found |= {c: source for c in pending[source] if c not in found}
-            waiting = frozenset()
-        pending.append(waiting | {number} if number in own else waiting)
-    return [found.get(call, call) for call in layers]
+        sources = [source for source in step.sources if source >= 0]
+        waiting = nobody.union(*(raw[source] for source in sources))
+        behind = nobody.union(*(active[source] for source in sources))
+        if number in own or name in _CONTRACTIONS:
+            for source in sources:
+                for call in raw[source]:
+                    read.setdefault(call, source)
+            waiting = behind = nobody
+        elif name in ACTIVATIONS:
+            for call in waiting:
+                found.setdefault(call, number)
+            waiting, behind = nobody, waiting
+        elif name == "mul" and len(sources) == 2:
+            one, other = sources
+            gated = (raw[one] & active[other]) | (raw[other] & active[one])
+            found |= dict.fromkeys(gated, number)
+            waiting, behind = waiting - gated, behind | gated
+        raw.append(waiting | {number} if number in own else waiting)
+        active.append(behind)
+    return [found.get(call, read.get(call, call)) for call in layers]
 
 
 def _activation(step: Step) -> str:

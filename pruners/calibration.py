@@ -7,7 +7,7 @@ known where the channels of every layer are (`activations.py`), whatever the for
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,10 +15,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pruners.activations import Place, Use, uses_of
 from pruners.calls import tensors_in
-from pruners.channel_graph import Units
+from pruners.channel_graph import Axis, Units
 from pruners.errors import PrunerError
 from pruners.measures import OF_ACTIVATIONS, OF_GRADIENTS
 from pruners.notes import Rule
@@ -60,11 +61,15 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What was measured, by the name of a layer's weight; see `pruners.measures` for the fields."""
+    """What was measured, layer by layer; see `pruners.measures` for the fields.
 
-    uses: Mapping[str, Sequence[Use]]
-    activations: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
-    """`activations["in_activations"]["conv1.weight"]`"""
+    A layer is the axis of its output channels: a weight that is tied to another one's transpose
+    makes two.
+    """
+
+    uses: Mapping[Axis, Sequence[Use]]
+    activations: Mapping[str, Mapping[Axis, Tensor]] = field(default_factory=dict)
+    """`activations["in_activations"][Axis("conv1.weight", 0)]`"""
     gradients: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     """`gradients["hessian"]["conv1.weight"]`, of the weight's own shape."""
 
@@ -90,9 +95,9 @@ def collect(
             not finite, a network whose forward takes another way than on the example inputs.
     """
     uses = uses_of(trace, units)
-    by_layer: dict[str, list[Use]] = {}
+    by_layer: dict[Axis, list[Use]] = {}
     for use in uses:
-        by_layer.setdefault(use.weight, []).append(use)
+        by_layer.setdefault(use.axis, []).append(use)
     wanted = OF_ACTIVATIONS & set(needed), OF_GRADIENTS & set(needed)
     if not any(wanted):
         return Statistics(by_layer)
@@ -102,22 +107,39 @@ def collect(
             f"data (--dataset NAME, or calibration=Calibration(loader) from Python)"
         )
     watch = _Activations(trace, uses, wanted[0])
-    slopes = _Gradients(model, list(by_layer), wanted[1], calibration.loss, seed)
     count = 0
     # Tensors that a measuring run writes to are copies.
     with untouched(trace.state.modules), bar("calibrating", _total(calibration), progress) as tick:
         model.eval()
         buffers = {id(b): b.clone() for m in trace.state.modules for b in _buffers(m)}
         swap_tensors(trace.state.modules, buffers)
+        weights = dict.fromkeys(use.weight for use in uses)
+        slopes = _Gradients(model, list(weights), wanted[1], calibration.loss, seed)
         for count, (args, kwargs, labels) in enumerate(_batches(model, calibration), 1):
             if wanted[0]:
-                watch.run(model, args, kwargs)
+                with _named(count, args, kwargs):
+                    watch.run(model, args, kwargs)
             if wanted[1]:
                 slopes.run(count, args, kwargs, labels)
             tick()
     if not count:
         raise PrunerError("calibration: no batches; expected at least one batch of inputs")
     return Statistics(by_layer, watch.means(by_layer), slopes.means(count))
+
+
+@contextmanager
+def _named(number: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """What the network raises on a batch becomes an error that says which."""
+    try:
+        yield
+    except PrunerError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(str(tuple(x.shape)) for x in nested_tensors((args, dict(kwargs))))
+        raise PrunerError(
+            f"calibration: the forward raised {type(error).__name__} on batch {number} of shape "
+            f"{shapes}: {' '.join(str(error).split())}; expected data like the example inputs"
+        ) from error
 
 
 def _buffers(module: nn.Module) -> list[Tensor]:
@@ -136,25 +158,41 @@ def _total(calibration: Calibration) -> int | None:
 def _batches(
     model: nn.Module, calibration: Calibration
 ) -> Iterator[tuple[tuple[Any, ...], dict[str, Any], Tensor | None]]:
-    """Arguments of the network's forward on its device and in its precision, and labels."""
+    """Arguments of the network's forward on its device and in its precision, and labels.
+
+    They are copies: a forward may write to its inputs.
+    """
     floating = (t for _, t in state_tensors(model) if t.is_floating_point())
     like = next(floating, torch.empty(0))
 
     def placed(x: Tensor) -> Tensor:
-        return x.to(like.device, like.dtype if x.is_floating_point() else x.dtype)
+        return x.to(like.device, like.dtype if x.is_floating_point() else x.dtype, copy=True)
 
     for number, batch in enumerate(calibration.batches, 1):
         inputs, labels = batch, None
-        if isinstance(batch, list | tuple) and len(batch) == 2:
-            inputs, labels = batch
-        elif isinstance(batch, list | tuple) and len(batch) == 1:
-            inputs = batch[0]
+        if isinstance(batch, list | tuple):
+            if not 1 <= len(batch) <= 2:
+                raise PrunerError(
+                    f"calibration: batch {number} is a {type(batch).__name__} of {len(batch)}; "
+                    f"expected inputs, or (inputs, labels); several inputs are a tuple: "
+                    f"((x1, x2), labels)"
+                )
+            inputs, labels = batch if len(batch) == 2 else (batch[0], None)
+        if isinstance(inputs, list):  # as a DataLoader collates several inputs
+            inputs = tuple(inputs)
         tensors = nested_tensors(inputs)
         if not tensors or any(len(x) == 0 for x in tensors if x.dim()):
             raise PrunerError(
                 f"calibration: batch {number} holds "
                 f"{'an empty tensor' if tensors else f'a {type(inputs).__name__}'}; expected "
                 f"inputs, or a pair of inputs and labels"
+            )
+        wrong = [x for x in tensors if x.is_floating_point() and not bool(x.isfinite().all())]
+        if wrong:
+            count = int((~wrong[0].isfinite()).sum())
+            raise PrunerError(
+                f"calibration: batch {number} holds {count} numbers that are not finite (NaN or "
+                f"infinity); expected finite inputs"
             )
         (args, kwargs), *_ = examples_of(model, map_tensors(inputs, placed))
         yield args, kwargs, labels.to(like.device) if isinstance(labels, Tensor) else None
@@ -260,22 +298,24 @@ class _Activations(Follower):  # type: ignore[no-untyped-call]
         if key[1] < 0 and "zeros" in self.wanted:
             found.zeros += (rows == 0).sum(1)
         if key[1] < 0 and "ranks" in self.wanted:
-            maps = values if dim == 1 and values.dim() == 4 else values.reshape(size, -1, 1, 1)
-            if dim != 1:  # (batch, positions, channels): one number a position, no map
-                maps = values.reshape(size, -1, 1, 1)
+            # (channels, batch, height, width); without an image, one number is a map.
+            maps = values if values.dim() == 4 else values.reshape(size, -1, 1, 1)
             found.ranks += torch.linalg.matrix_rank(maps.float()).sum(1)
             found.examples += maps.shape[1]
 
-    def means(self, by_layer: Mapping[str, Sequence[Use]]) -> dict[str, dict[str, Tensor]]:
+    def means(self, by_layer: Mapping[Axis, Sequence[Use]]) -> dict[str, dict[Axis, Tensor]]:
         """For every statistic and layer one number a channel, float64 on the CPU."""
-        result: dict[str, dict[str, Tensor]] = {name: {} for name in self.wanted}
-        for weight, uses in by_layer.items():
+        result: dict[str, dict[Axis, Tensor]] = {name: {} for name in self.wanted}
+        for axis, uses in by_layer.items():
             if "in_activations" in self.wanted:
-                means = [self._mean(use.reads, "in_activations") for use in uses]
-                result["in_activations"][weight] = torch.stack(means).mean(0)
+                groups = uses[0].groups
+                alike = [self._mean(u.reads, "in_activations") for u in uses if u.groups == groups]
+                if groups:
+                    result["in_activations"][axis] = torch.stack(alike).mean(0)
             for name in self.wanted - {"in_activations"}:
-                rows = [_of_rows(self._mean(use.behind, name), use) for use in uses]
-                result[name][weight] = torch.stack(rows).mean(0)
+                found = _of_rows([(self._mean(use.behind, name), use) for use in uses])
+                if found is not None:
+                    result[name][axis] = found
         return result
 
     def _mean(self, place: Place, name: str) -> Tensor:
@@ -294,11 +334,17 @@ def _key(place: Place) -> Key:
     return place.step, place.operand, place.dim
 
 
-def _of_rows(values: Tensor, use: Use) -> Tensor:
-    """Shape (rows,): for every row the mean over the positions that hold it."""
-    size = len(use.makes.units)
-    total = np.bincount(use.rows, values.numpy()[use.positions], size)
-    return torch.from_numpy(total / np.maximum(np.bincount(use.rows, minlength=size), 1))
+def _of_rows(uses: Sequence[tuple[Tensor, Use]]) -> Tensor | None:
+    """Shape (rows of the weight,): of every row the mean over the calls that make it, each the mean
+    over the positions that hold it; None where no call makes one of the rows."""
+    size = uses[0][1].size
+    total, calls = np.zeros(size), np.zeros(size)
+    for values, use in uses:
+        count = np.bincount(use.rows, minlength=size)
+        summed = np.bincount(use.rows, values.numpy()[use.positions], size)
+        total += summed / np.maximum(count, 1)
+        calls += count > 0
+    return torch.from_numpy(total / calls) if calls.all() else None
 
 
 def _another_way(name: str, what: str) -> PrunerError:
@@ -341,10 +387,13 @@ class _Gradients:
                 f"inputs and labels"
             )
         weights = {n: t.detach().requires_grad_() for n, t in self.own.items()}
-        with torch.enable_grad(), _swapped(self.model, self.own, weights):
-            outputs = self.model(*args, **kwargs)
+        second = "hessian" in self.wanted
+        # The fused attention kernels have no second derivatives.
+        plain = sdpa_kernel(SDPBackend.MATH) if second else nullcontext()
+        with torch.enable_grad(), _swapped(self.model, self.own, weights), plain:
+            with _named(number, args, kwargs):
+                outputs = self.model(*map_tensors(args, Tensor.clone), **kwargs)
             value = self._value(number, outputs, labels)
-            second = "hessian" in self.wanted
             slopes = torch.autograd.grad(
                 value, list(weights.values()), create_graph=second, allow_unused=True
             )

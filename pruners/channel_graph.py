@@ -143,9 +143,12 @@ class ChannelGraph:
         return self.shapes[axis.tensor][axis.dim]
 
     def add(self, axis: Axis, role: str = "") -> None:
-        """Make the axis known; `role` is "out" for the rows of a weight, "in" for its columns."""
+        """Make the axis known; `role` is "out" for the rows of a weight, "in" for its columns.
+
+        An axis that is either (a weight and its transpose are both used) is "out".
+        """
         if axis in self.graph:
-            if role:
+            if role and self.graph.nodes[axis].get("role") != "out":
                 self.graph.nodes[axis]["role"] = role
             return
         self._units = None

@@ -211,6 +211,11 @@ class ModifiedPageRank(ScoringMeasure):
     amount: float = 0.3
 
     def __post_init__(self) -> None:
+        if not isinstance(self.z_importance, bool):
+            raise PrunerError(
+                f"measure ModifiedPageRank: z_importance={self.z_importance!r}; expected true or "
+                f"false"
+            )
         _within("ModifiedPageRank", "amount", self.amount)
 
     def score(
@@ -218,7 +223,9 @@ class ModifiedPageRank(ScoringMeasure):
     ) -> Tensor:
         importance = prev_importance
         if self.z_importance:
-            lowest = importance.argsort(stable=True)[: int(self.amount * len(importance))]
+            # A share such as 0.29 of 100 is 29, whatever the last bit says.
+            count = int(self.amount * len(importance) + 1e-6)
+            lowest = importance.argsort(stable=True)[:count]
             importance = importance.clone()
             importance[lowest] = 0
         return (weight.abs() @ importance) * out_activations
@@ -257,7 +264,12 @@ class APoZ(ScoringMeasure):
 
 @dataclass(frozen=True)
 class HRank(ScoringMeasure):
-    """The mean rank of a filter's feature maps (Lin et al., "HRank", 2020, section 3.2)."""
+    """The mean rank of a filter's feature maps.
+
+    Lin et al., "HRank: Filter Pruning using High-Rank Feature Map" (2020, section 3.2): the mean
+    over the images n of rank(o_n), o_n the filter's map for image n, of shape (height, width).
+    Behind a linear layer a map is one number, and its rank says whether it is 0.
+    """
 
     def score(self, *, ranks: Tensor, **context: Any) -> Tensor:
         return ranks
@@ -316,10 +328,38 @@ def _at_least(measure: str, name: str, value: Any, least: float) -> None:
 # --- what a measure takes ----------------------------------------------------------------------
 
 
+ASKED_OF_ANY = frozenset({"weight", "prev_importance", "in_activations", "out_activations"})
+"""What a function gets that names nothing: `def mine(**context)`."""
+
+
 def needs(measure: Measure) -> frozenset[str]:
     """What the arguments of a measure ask for, of the names on this page."""
-    function = measure.score if isinstance(measure, ScoringMeasure) else measure
-    return OFFERED & set(_arguments(function))
+    function = _function(measure)
+    named = OFFERED & set(_arguments(function))
+    return named or (ASKED_OF_ANY if _takes_any(function) else named)
+
+
+def accepted(measure: Measure, context: Mapping[str, Any]) -> dict[str, Any]:
+    """What of these keywords the measure takes: all, where it has `**kwargs`."""
+    if isinstance(measure, ScoringMeasure) or _takes_any(measure):
+        return dict(context)
+    named = _arguments(measure)
+    return {name: value for name, value in context.items() if name in named}
+
+
+def _function(measure: Measure) -> Callable[..., Any]:
+    """Whose arguments say what is needed."""
+    while isinstance(measure, partial):
+        measure = measure.func
+    return measure.score if isinstance(measure, ScoringMeasure) else measure
+
+
+def _takes_any(function: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # a function of C without a signature
+        return True
+    return any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def configured(name: str, measure: Measure, arguments: Mapping[str, Any]) -> Measure:

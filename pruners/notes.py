@@ -191,11 +191,41 @@ class Notes:
     def uses(self, weight: Tensor, out_dim: int, in_dim: int, positions: float) -> None:
         """Note where a weight, or what was computed from one, is used as rows and columns."""
         param = self.param(weight)
+        if param is not None:
+            if len(param.shape) == weight.dim():
+                self.weights.append(Weight(param, out_dim, in_dim, positions))
+            return
+        outs, ins = self.channels(weight, out_dim), self.channels(weight, in_dim)
+        if outs is None:
+            return
+        # It may be several parameters side by side, or the transpose of one.
+        into = None if ins is None else self.axis(int(ins[0]))
+        made = outs.tolist()
+        last: tuple[Param, int] | None = None
+        for atom in made:
+            if last is not None and 0 <= atom - last[0].starts[last[1]] < last[0].shape[last[1]]:
+                continue
+            last = self.axis(atom)
+            if last is None or len(last[0].shape) != weight.dim():
+                continue
+            param, dim = last
+            column = in_dim
+            if into is not None and into[0] is param:
+                column = into[1]
+            elif dim != out_dim:
+                column = out_dim
+            if dim != column:
+                self.weights.append(Weight(param, dim, column, positions))
+
+    def axis(self, atom: int) -> tuple[Param, int] | None:
+        """Whose atom it is, and of which of its dimensions."""
+        param = self.owner(atom)
         if param is None:
-            ids = self.channels(weight, out_dim)
-            param = None if ids is None else self.owner(int(ids[0]))
-        if param is not None and len(param.shape) == weight.dim():
-            self.weights.append(Weight(param, out_dim, in_dim, positions))
+            return None
+        for dim, start in enumerate(param.starts):
+            if start <= atom < start + param.shape[dim]:
+                return param, dim
+        return None
 
     def owner(self, atom: int) -> Param | None:
         i = bisect_right(self.params, atom, key=lambda p: p.starts[0] if p.starts else 0) - 1

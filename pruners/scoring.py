@@ -19,7 +19,16 @@ from torch import Tensor, nn
 from pruners.calibration import Calibration, Statistics, collect
 from pruners.channel_graph import Axis, ChannelGraph, Indices, Units
 from pruners.errors import PrunerError
-from pruners.measures import CALIBRATED, OF_ACTIVATIONS, OF_GRADIENTS, Measure, needs
+from pruners.measures import (
+    CALIBRATED,
+    OF_ACTIVATIONS,
+    OF_GRADIENTS,
+    Measure,
+    ScoringMeasure,
+    accepted,
+    needs,
+)
+from pruners.progress import note
 from pruners.tracing import Trace
 
 Scores = npt.NDArray[np.float64]
@@ -58,8 +67,9 @@ class Scored:
     units: Scores
     """Shape (units,): the importance of every unit; NaN for one that no layer has a score for."""
     layers: Mapping[str, Tensor]
-    """Scores as the measure gave them, float64, shape (n_neurons,), by the name of the weight; in
-    the order in which the layers run."""
+    """Scores as the measure gave them, float64, shape (n_neurons,), by the name of the weight (of
+    one that is used both ways, the second by its axis, too); in the order in which the layers
+    run."""
 
 
 def score_units(
@@ -91,8 +101,9 @@ def score_units(
         progress: show how far the pass over the data is.
 
     Raises:
-        PrunerError: a weight is not finite, the measure raised or returned what is no score, or
-            there is no calibration data for a measure that needs it.
+        PrunerError: a weight is not finite, the measure raised or returned what is no score,
+            there is no calibration data for a measure that needs it, or scores below 0 (of the
+            normalizer "standard") are to be multiplied.
     """
     name = name or getattr(measure, "__name__", type(measure).__name__)
     needed = needs(measure)
@@ -108,17 +119,30 @@ def score_units(
     statistics = Statistics({})
     if trace is not None and (asked or needed & _WITH_INPUTS):
         statistics = collect(model, trace, units, asked, calibration, seed=seed, progress=progress)
-    context = _Context(model, graph, units, statistics, needed, seed)
+    # A measure of somebody else's may write to what it is given.
+    trusted = type(measure).__module__ == ScoringMeasure.__module__
+    context = _Context(model, graph, units, statistics, needed, seed, trusted)
     own: str = getattr(measure, "normalizer", "mean")
-    normalise = NORMALIZERS[normalizer or own]
-    total = np.ones(units.count) if aggregate == "product" else np.zeros(units.count)
+    normalizer = normalizer or own
+    if aggregate == "product" and normalizer == "standard":
+        raise PrunerError(
+            "--aggregate product: multiplies scores below 0, which the normalizer standard makes; "
+            "expected another normalizer, such as mean"
+        )
+    normalise = NORMALIZERS[normalizer]
+    total = np.full(units.count, {"product": 1.0, "max": -np.inf}.get(aggregate, 0.0))
     rows = np.zeros(units.count)
     layers: dict[str, Tensor] = {}
+    silent: list[str] = []
     for axis in _in_order(graph):
-        scores = _checked(name, axis, context.weight(axis), measure, context.of(axis))
+        offered = context.of(axis)
+        if offered is None:
+            silent.append(axis.tensor.removesuffix(".weight"))
+            continue
+        scores = _checked(name, axis, context.weight(axis), measure, offered)
         if scores is None:
             continue
-        layers[axis.tensor] = scores
+        layers[axis.tensor if axis.tensor not in layers else str(axis)] = scores
         values = scores.numpy()
         unit_of = units.of(axis)
         context.scored(unit_of, values)
@@ -137,6 +161,15 @@ def score_units(
     for axis in graph.outputs():
         made[units.of(axis)] = True
     total[made & (rows == 0)] = np.nan
+    total[~made & (rows == 0)] = 0
+    if silent:
+        shown = ", ".join(silent[:3]) + (", ..." if len(silent) > 3 else "")
+        note(
+            f"warning: measure {name} has nothing to go by for {shown} ({len(silent)} "
+            f"{'layers' if len(silent) > 1 else 'layer'}): no run shows what the rows or columns "
+            f"of {'their weights' if len(silent) > 1 else 'its weight'} meet; what only they make "
+            f"stays"
+        )
     return Scored(total, layers)
 
 
@@ -152,7 +185,7 @@ def _checked(
     """The scores of a layer on the CPU, shape (n_neurons,), float64."""
     size = weight.shape[axis.dim]
     try:
-        scores = measure(**context)
+        scores = measure(**accepted(measure, context))
     except PrunerError:
         raise
     except Exception as error:
@@ -203,7 +236,9 @@ class _Context:
         statistics: Statistics,
         needed: frozenset[str],
         seed: int,
+        trusted: bool,
     ) -> None:
+        self.trusted = trusted
         self.tensors: Mapping[str, Tensor] = model.state_dict(keep_vars=True)
         self.graph, self.units, self.statistics = graph, units, statistics
         self.needed = needed
@@ -216,9 +251,15 @@ class _Context:
     def weight(self, axis: Axis) -> Tensor:
         return self.tensors[axis.tensor].detach()
 
-    def of(self, axis: Axis) -> dict[str, Any]:
+    def of(self, axis: Axis) -> dict[str, Any] | None:
+        """None where the measure needs what was not measured of this layer."""
+        for kind in OF_ACTIVATIONS & self.needed:
+            if axis not in self.statistics.activations[kind]:
+                return None
+        if OF_GRADIENTS & self.needed and axis not in self.statistics.uses:
+            return None
         weight = self.weight(axis)
-        rows = weight.movedim(axis.dim, 0)
+        rows = (weight if self.trusted else weight.clone()).movedim(axis.dim, 0)
         filters = rows.flatten(1)
         given: dict[str, Any] = {"weight": filters, "filters": filters}
         if "weight" in self.needed or "filters" not in self.needed:
@@ -232,13 +273,9 @@ class _Context:
         if "prev_importance" in self.needed:
             given["prev_importance"] = self._prev_importance(axis).to(filters)
         for kind in OF_ACTIVATIONS & self.needed:
-            found = self.statistics.activations[kind].get(axis.tensor)
-            if found is None:  # a layer that does not run in evaluation: it says nothing
-                found = torch.zeros(len(rows) if kind != "in_activations" else rows.shape[1])
-            given[kind] = found.to(filters)
+            given[kind] = self.statistics.activations[kind][axis].to(filters)
         for kind in OF_GRADIENTS & self.needed:
-            slopes = self.statistics.gradients[kind].get(axis.tensor)
-            slopes = torch.zeros_like(weight) if slopes is None else slopes
+            slopes = self.statistics.gradients[kind][axis.tensor]
             given[kind] = slopes.movedim(axis.dim, 0).flatten(1)
         return given
 
@@ -255,30 +292,26 @@ class _Context:
         """(n_neurons, n_inputs): kernels summed; a grouped layer's columns in their places."""
         kernel = rows.dim() > 2
         matrix = rows.abs().flatten(2).sum(2) if kernel else rows
-        uses = self.statistics.uses.get(axis.tensor)
-        if not uses or not _WITH_INPUTS & self.needed:
+        uses = self.statistics.uses.get(axis)
+        groups = uses[0].groups if uses and _WITH_INPUTS & self.needed else 1
+        if groups <= 1:
             return matrix
-        inputs, columns = len(uses[0].reads.units), matrix.shape[1]
-        if inputs == columns or inputs % columns:
-            return matrix
-        groups = inputs // columns
-        if len(matrix) % groups:  # a transposed one: a neuron is a column of every group
-            return matrix.repeat(1, groups)
+        columns = matrix.shape[1]
         full = matrix.new_zeros(groups, len(matrix) // groups, groups, columns)
         each = torch.arange(groups, device=matrix.device)
         full[each, :, each] = matrix.view(groups, -1, columns)
-        return full.view(len(matrix), inputs)
+        return full.view(len(matrix), groups * columns)
 
     def _prev_importance(self, axis: Axis) -> Tensor:
         """Shape (n_inputs,): sums to 1. Inputs that no scored layer makes count by activity."""
-        uses = self.statistics.uses.get(axis.tensor)
-        if not uses:
+        uses = self.statistics.uses.get(axis)
+        if not uses or not uses[0].groups:
             size = self.tensors[axis.tensor].shape[1 - axis.dim]
             return torch.full((size,), 1 / size)
         inputs = uses[0].reads.units
         mean = self.importance / np.maximum(self.times, 1)
         made = (inputs >= 0) & (self.times[inputs] > 0)
-        active = self.statistics.activations.get("in_activations", {}).get(axis.tensor)
+        active = self.statistics.activations.get("in_activations", {}).get(axis)
         share = np.ones(len(inputs)) if active is None else active.numpy()
         share = share / share.sum() if share.sum() > 0 else np.full(len(inputs), 1 / len(inputs))
         importance = np.where(made, mean[inputs], share)

@@ -227,7 +227,7 @@ class _Maps(Follower):  # type: ignore[no-untyped-call]
 
 def _pick(use: Use) -> Callable[[Tensor], Tensor]:
     """From (N, positions) to (N, channels): the mean over the positions of each channel."""
-    count = len(use.makes.units)
+    count = use.size
     positions, rows = torch.from_numpy(use.positions), torch.from_numpy(use.rows)
     if len(positions) == count and torch.equal(rows, torch.arange(count)):
         if torch.equal(positions, rows) and len(use.behind.units) == count:
