@@ -100,11 +100,16 @@ def theirs(
 ) -> nn.Module:
     """As `ours`, with the smallest ratio (of a binary search) that leaves no more than `left`."""
 
-    def pruned(ratio: float) -> nn.Module:
-        fresh: Any = copy.deepcopy(network)
-        torch.manual_seed(seed)
+    scored = copy.deepcopy(network)
+    if isinstance(importance(), tp.importance.GroupTaylorImportance):
         for images, labels in data:
-            F.cross_entropy(fresh(images), labels).backward()  # for Taylor; the others ignore it
+            F.cross_entropy(scored(images), labels).backward()
+
+    def pruned(ratio: float) -> nn.Module:
+        fresh: Any = copy.deepcopy(scored)
+        for own, known in zip(fresh.parameters(), scored.parameters(), strict=True):
+            own.grad = None if known.grad is None else known.grad.clone()
+        torch.manual_seed(seed)
         pruner = tp.pruner.BasePruner(
             fresh,
             X,

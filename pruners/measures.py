@@ -71,6 +71,9 @@ class ScoringMeasure:
     score: ClassVar[Callable[..., Tensor | None]]
     """Called with what its arguments name -> scores of shape (n_neurons,)."""
 
+    def __post_init__(self) -> None:
+        checked_class(type(self))
+
     def __call__(self, *, weight: Tensor, **context: Any) -> Tensor | None:
         context.setdefault("filters", weight)
         own = {field.name for field in fields(self)} & context.keys()
@@ -323,6 +326,21 @@ def _within(measure: str, name: str, value: Any) -> None:
 def _at_least(measure: str, name: str, value: Any, least: float) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool) or not value > least:
         raise PrunerError(f"measure {measure}: {name}={value!r}; expected a number above {least:g}")
+
+
+def checked_class(cls: type) -> None:
+    """PrunerError where annotations of a class are no parameters, for want of a decorator."""
+    known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    missing = [
+        name
+        for name, kind in inspect.get_annotations(cls).items()
+        if name not in known and "ClassVar" not in str(kind)
+    ]
+    if missing:
+        raise PrunerError(
+            f"measure {cls.__name__}: {', '.join(missing)} cannot be set; expected "
+            f"@dataclass(frozen=True) above the class"
+        )
 
 
 # --- what a measure takes ----------------------------------------------------------------------

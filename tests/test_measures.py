@@ -218,3 +218,26 @@ def test_what_a_measure_asks_for_are_its_arguments() -> None:
 def test_wrong_measures_and_arguments(name: str, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(PrunerError, match=message):
         measure_named(name, arguments)
+
+
+def test_parameters_without_the_decorator_are_noticed() -> None:
+    class Forgotten(ScoringMeasure):
+        power: float = 2
+
+        def score(self, *, filters: torch.Tensor, **context: Any) -> torch.Tensor:
+            return filters.abs().pow(self.power).sum(1)
+
+    with pytest.raises(
+        PrunerError,
+        match=r"^measure Forgotten: power cannot be set; expected @dataclass\(frozen=True\) above "
+        r"the class$",
+    ):
+        Forgotten()
+
+
+def test_silencing_is_asked_for_with_true_or_false() -> None:
+    with pytest.raises(
+        PrunerError,
+        match=r"^measure ModifiedPageRank: z_importance='yes'; expected true or false$",
+    ):
+        ModifiedPageRank(z_importance="yes")  # type: ignore[arg-type]
