@@ -80,7 +80,6 @@ def base(seed: int, splits: DataSplits) -> nn.Module:
     if path.exists():
         load_checkpoint(network, path)
         return network.eval()
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     train(network, splits, BASE_EPOCHS, lr=0.1, seed=seed)
     commit({path: save_bytes(network.state_dict())})
     return network.eval()
@@ -141,7 +140,6 @@ def cell(
         "macs": count_macs(slim, X),
         "pruned": accuracy(slim, splits.test),
     }
-    slim.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster
     recalibrate(slim, data)
     facts["recalibrated"] = accuracy(slim, splits.test)
     slim.requires_grad_(True)

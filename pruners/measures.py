@@ -330,7 +330,7 @@ def _at_least(measure: str, name: str, value: Any, least: float) -> None:
 
 def checked_class(cls: type) -> None:
     """PrunerError where annotations of a class are no parameters, for want of a decorator."""
-    known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    known = {field.name for field in fields(cls)}
     missing = [
         name
         for name, kind in inspect.get_annotations(cls).items()
