@@ -86,9 +86,9 @@ class Options:
             ("--normalizer", self.normalizer, NORMALIZERS),
             ("--aggregate", self.aggregate, AGGREGATES),
         ):
-            if value is not None and value not in known:
+            if value is not None and (not isinstance(value, str) or value not in known):
                 raise PrunerError(
-                    f"{option} {value}: unknown{did_you_mean(value, known)}; "
+                    f"{option} {value}: unknown{did_you_mean(str(value), known)}; "
                     f"expected one of {', '.join(known)}"
                 )
 
@@ -438,6 +438,12 @@ def prune(
         PrunerError: bad options, or a network that cannot be analysed; the message says what
             was expected.
     """
+    for argument, value, such_as in (
+        ("ratio", ratio, '{"layer3.*": 0.7}'),
+        ("measure_args", measure_args, '{"p": 2}'),
+    ):
+        if value is not None and not isinstance(value, Mapping):
+            raise PrunerError(f"{argument} {value!r}: expected a dict, such as {such_as}")
     options = Options(
         prune_pct,
         target,
