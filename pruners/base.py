@@ -27,7 +27,7 @@ from pruners.errors import PrunerError, WriterError, did_you_mean
 from pruners.given import check_examples, check_given, hooked
 from pruners.graph_source import with_source
 from pruners.measures import Measure
-from pruners.methods import USUAL_CAP, Budget, Target, select
+from pruners.methods import USUAL_CAP, Budget, Target, ratios_of, select, short_of_ratios
 from pruners.metrics import count_macs
 from pruners.model_writers import Writer
 from pruners.registry import measure_named, method_named
@@ -86,9 +86,9 @@ class Options:
             ("--normalizer", self.normalizer, NORMALIZERS),
             ("--aggregate", self.aggregate, AGGREGATES),
         ):
-            if value is not None and value not in known:
+            if value is not None and (not isinstance(value, str) or value not in known):
                 raise PrunerError(
-                    f"{option} {value}: unknown{did_you_mean(value, known)}; "
+                    f"{option} {value}: unknown{did_you_mean(str(value), known)}; "
                     f"expected one of {', '.join(known)}"
                 )
 
@@ -158,15 +158,24 @@ class BasicPruning:
     def run(self) -> PruningResult:
         """Graph, scores and selection; source, weights and verification follow on request."""
         options, budget = self.options, self.options.budget()
+        held = list(self.model.state_dict().values())
+        if not held:
+            raise PrunerError(
+                f"{self.netName}: has no parameters, so there is nothing to prune; expected a "
+                f"network with convolutions or linear layers"
+            )
         trace = self.analysis()
         graph = trace.graph
+        method = method_named(options.method)
+        device = held[0].device
+        scored: Scored | None = None
         while True:
             units = graph.units()
             if options.prune_pct and units.frozen.all():
                 raise PrunerError(_nothing_to_remove(self.netName, units))
-            scored = self.scored(trace, units)
-            method = method_named(options.method)
-            device = next(iter(self.model.state_dict().values())).device
+            # What does not fit is frozen; the units stay the same ones, and so do their scores.
+            # Data that can be read only once is read once.
+            scored = scored or self.scored(trace, units)
             stays = select(
                 graph, units, scored.units, budget, method, name=options.method, device=device
             )
@@ -289,6 +298,9 @@ class PruningResult(Written):
                 *self.writer.warnings,
                 *(f"{path}: its hooks are left out" for path in hooked(pruning.original)),
                 *self._beyond_the_cap(),
+                *short_of_ratios(
+                    self.graph, self.units, self.scored.units, pruning.options.budget(), self.kept
+                ),
                 *unknown_before,
             ),
         )
@@ -298,10 +310,12 @@ class PruningResult(Written):
         """Layers that lose more than is usual, as the budget could not be met otherwise."""
         if self.pruning.options.max_ratio is not None:
             return []
+        as_told = list(ratios_of(self.graph, self.units, self.pruning.options.ratio))
         share = {
             axis.tensor.removesuffix(".weight"): 1
             - len(self.kept[axis.tensor][axis.dim]) / self.graph.size(axis)
             for axis in self.graph.outputs()
+            if not np.isin(self.units.group_of[self.units.of(axis)], as_told).any()
         }
         most = sorted((layer for layer in share if share[layer] > USUAL_CAP), key=share.__getitem__)
         if not most:
@@ -424,6 +438,12 @@ def prune(
         PrunerError: bad options, or a network that cannot be analysed; the message says what
             was expected.
     """
+    for argument, value, such_as in (
+        ("ratio", ratio, '{"layer3.*": 0.7}'),
+        ("measure_args", measure_args, '{"p": 2}'),
+    ):
+        if value is not None and not isinstance(value, Mapping):
+            raise PrunerError(f"{argument} {value!r}: expected a dict, such as {such_as}")
     options = Options(
         prune_pct,
         target,

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from pruners.errors import PrunerError
-from pruners.image_files import DatasetEntry, RawSplit
+from pruners.image_files import DatasetEntry, RawSplit, RawSplits
 from pruners.registry import dataset_named
 
 Labelled = Dataset[tuple[Tensor, ...]]
@@ -81,13 +81,15 @@ def load_dataset(
 
     Raises:
         PrunerError: unknown name; files missing, damaged or not to be had; a shape that the
-            images cannot be brought to; a label out of range.
+            images cannot be brought to; a label out of range; a reader that raises, or returns
+            what are no three splits.
     """
     entry = dataset_named(name)
     shape = _checked_shape(name, entry, None if input_shape == "stored" else input_shape)
     path = entry["path"]
     folder = None if path is None else Path("data" if data_dir is None else data_dir) / path
-    raw = entry["wrapper"](folder, download)
+    raw = _read(name, entry, folder, download)
+    _check_splits(name, entry, raw, None if input_shape == "stored" else shape)
     for split in raw:
         check_labels(name, split.labels, entry["num_classes"])
     if input_shape == "stored":
@@ -108,6 +110,79 @@ def load_dataset(
             fill=-entry["mean"][0] / entry["std"][0] if grey else 0.0,
         ),
     )
+
+
+def _read(name: str, entry: DatasetEntry, folder: Path | None, download: bool) -> RawSplits:
+    """What the dataset's reader returns; it may be anybody's code."""
+    try:
+        raw = entry["wrapper"](folder, download)
+    except PrunerError:
+        raise
+    except Exception as error:
+        raise PrunerError(
+            f"dataset {name}: its reader raised {type(error).__name__}: "
+            f"{' '.join(str(error).split())}; called with the folder {folder} and download="
+            f"{download}"
+        ) from error
+    if not isinstance(raw, tuple | list) or len(raw) != 3:
+        count = f" of {len(raw)}" if isinstance(raw, tuple | list) else ""
+        raise PrunerError(
+            f"dataset {name}: its reader returned a {type(raw).__name__}{count}; expected "
+            f"RawSplits(train, val, test)"
+        )
+    try:
+        return RawSplits(*(RawSplit(*split) for split in raw))
+    except TypeError:
+        raise PrunerError(
+            f"dataset {name}: its reader returned {', '.join(type(s).__name__ for s in raw)}; "
+            f"expected three RawSplit(images, labels)"
+        ) from None
+
+
+def _check_splits(
+    name: str, entry: DatasetEntry, raw: RawSplits, shape: tuple[int, int, int] | None
+) -> None:
+    """PrunerError where a split is none that can be prepared."""
+    for part, (images, labels) in zip(RawSplits._fields, raw, strict=True):
+        if not isinstance(images, Tensor) or images.dim() != 4:
+            raise PrunerError(
+                f"dataset {name}: the images of {part} are {_what(images)}; expected a tensor "
+                f"(N, channels, height, width)"
+            )
+        if not isinstance(labels, Tensor) or labels.dim() < 1 or labels.dtype != torch.int64:
+            raise PrunerError(
+                f"dataset {name}: the labels of {part} are {_what(labels)}; expected a tensor "
+                f"(N,) of int64"
+            )
+        if len(images) != len(labels):
+            raise PrunerError(
+                f"dataset {name}: {part} has {len(images)} images, but {len(labels)} labels; "
+                f"expected a label for every image"
+            )
+        if not len(images):
+            raise PrunerError(
+                f"dataset {name}: {part} is empty; expected at least one image in every split"
+            )
+        channels = images.shape[1]
+        for what in ("mean", "std"):
+            values = entry["mean"] if what == "mean" else entry["std"]
+            if len(values) not in (1, channels):
+                raise PrunerError(
+                    f"dataset {name}: the images of {part} have {channels} channels, but {what} "
+                    f"has {len(values)} numbers; expected one for every channel"
+                )
+        if shape is not None and channels > 1 and shape[0] not in (1, channels):
+            raise PrunerError(
+                f"dataset {name}: the images of {part} have {channels} channels, which cannot be "
+                f"brought to {','.join(map(str, shape))}; expected {channels} (or 1 for their mean)"
+            )
+
+
+def _what(value: object) -> str:
+    if isinstance(value, Tensor):
+        dtype = str(value.dtype).removeprefix("torch.")
+        return f"a tensor {tuple(value.shape)} of {dtype}"
+    return f"a {type(value).__name__}"
 
 
 def check_labels(name: str, labels: Tensor, num_classes: int) -> None:

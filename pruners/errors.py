@@ -38,8 +38,13 @@ class VerificationError(Exception):
 
 
 def did_you_mean(value: str, known: Iterable[str]) -> str:
-    """`"; did you mean resnet?"` where a known name is near, else an empty string."""
-    near = difflib.get_close_matches(value, list(known), n=3, cutoff=0.5)
+    """`"; did you mean resnet?"` where a known name is near, else an empty string.
+
+    What differs in case alone is nearest: lamp means LAMP.
+    """
+    names = list(known)
+    same = [name for name in names if name.casefold() == value.casefold()]
+    near = same or difflib.get_close_matches(value, names, n=3, cutoff=0.5)
     match = difflib.SequenceMatcher(b=value)
 
     def likeness(name: str) -> float:
@@ -47,5 +52,5 @@ def did_you_mean(value: str, known: Iterable[str]) -> str:
         return match.ratio()
 
     # Beside a good match, a poor one only confuses.
-    near = [name for name in near if likeness(name) > likeness(near[0]) - 0.1]
+    near = same or [name for name in near if likeness(name) > likeness(near[0]) - 0.1]
     return f"; did you mean {' or '.join(near)}?" if near else ""

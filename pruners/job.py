@@ -224,10 +224,12 @@ def _told(network: Network, splits: DataSplits | None, job: Job) -> DataSplits |
                 f"note: the weights of {network.name} that ship with the zoo were trained on "
                 f"{trained_on}, not on {splits.name}; --checkpoint FILE loads others"
             )
-    if splits is None and job.finetune_epochs:
-        raise PrunerError(
-            f"--finetune-epochs {job.finetune_epochs}: needs --dataset, such as {SHIPPED_DATASET}"
-        )
+    for option, value in (
+        ("--finetune-epochs", job.finetune_epochs),
+        ("--recalibrate", job.recalibrate),
+    ):
+        if splits is None and value:
+            raise PrunerError(f"{option} {value}: needs --dataset, such as {SHIPPED_DATASET}")
     return splits
 
 

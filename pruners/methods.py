@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral, Real
 from typing import Literal
 
 import networkx as nx
@@ -21,7 +22,7 @@ import torch
 from scipy.sparse import coo_array
 from torch import Tensor
 
-from pruners.channel_graph import Axis, ChannelGraph, Indices, Units, match_layers
+from pruners.channel_graph import Axis, ChannelGraph, Indices, Kept, Units, match_layers
 from pruners.errors import PrunerError, did_you_mean
 from pruners.scoring import Scores
 
@@ -45,12 +46,13 @@ class Budget:
         prune_pct: percent of the target to remove, 0 <= prune_pct < 100; overshot by less than
             one unit (more with `round_to`).
         target: what is counted.
-        min_filters: no layer becomes narrower than this.
+        min_filters: no layer becomes narrower than this; channels, also where several go at once.
         round_to: widths become a multiple of this, or stay as they are.
         max_ratio: no layer loses a larger share of its channels; by default 0.9, or more where
-            the budget cannot be met otherwise.
+            the budget cannot be met otherwise or `ratios` say so.
         ratios: globs over module paths, and the share of their channels that matching layers lose
-            whatever the budget; it is then met by the others.
+            whatever the budget; it is then met by the others. The last pair that matches a layer
+            holds.
     """
 
     prune_pct: float
@@ -61,31 +63,53 @@ class Budget:
     ratios: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.prune_pct < 100:  # also refuses NaN
+        if not (_is_number(self.prune_pct) and 0 <= self.prune_pct < 100):  # also refuses NaN
             raise PrunerError(
-                f"--prune-pct {self.prune_pct:g}: expected a percentage of at least 0 and below 100"
+                f"--prune-pct {_shown(self.prune_pct)}: expected a percentage of at least 0 and "
+                f"below 100"
             )
-        if self.target not in TARGETS:
+        if not isinstance(self.target, str) or self.target not in TARGETS:
             raise PrunerError(
-                f"--target {self.target}: unknown{did_you_mean(self.target, TARGETS)}; "
+                f"--target {self.target}: unknown{did_you_mean(str(self.target), TARGETS)}; "
                 f"expected one of {', '.join(TARGETS)}"
             )
         for option, value in (
             ("--min-filters", self.min_filters),
             ("--round-to", self.round_to),
         ):
-            if value < 1:
-                raise PrunerError(f"{option} {value}: expected a whole number of at least 1")
-        if self.max_ratio is not None and not 0 < self.max_ratio <= 1:
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+                raise PrunerError(
+                    f"{option} {_shown(value)}: expected a whole number of at least 1"
+                )
+        most = self.max_ratio
+        if most is not None and not (_is_number(most) and 0 < most <= 1):
             raise PrunerError(
-                f"--max-ratio {self.max_ratio:g}: expected a share above 0 and up to 1, such as 0.8"
+                f"--max-ratio {_shown(most)}: expected a share above 0 and up to 1, such as 0.8"
             )
         for glob, ratio in self.ratios:
-            if not 0 <= ratio < 1:
+            if not isinstance(glob, str):
                 raise PrunerError(
-                    f"--ratio {glob}={ratio:g}: expected a share of at least 0 and below 1, such "
-                    f"as {glob}=0.7"
+                    f"--ratio {glob!r}: expected a glob over module paths, such as 'layer3.*'"
                 )
+            if not (_is_number(ratio) and 0 <= ratio < 1):
+                raise PrunerError(
+                    f"--ratio {glob}={_shown(ratio)}: expected a share of at least 0 and below 1, "
+                    f"such as {glob}=0.7"
+                )
+            if most is not None and ratio > most:
+                raise PrunerError(
+                    f"--ratio {glob}={ratio:g}: is more than --max-ratio {most:g} lets a layer "
+                    f"lose; expected a share of at most that, or another --max-ratio"
+                )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _shown(value: object) -> str:
+    """As the user would write it: 0.5, but '0.5' where that is text."""
+    return f"{value:g}" if isinstance(value, float) else repr(value)
 
 
 @dataclass(frozen=True)
@@ -235,19 +259,35 @@ def select(
 
     # Without a cap of the user's own, the usual one gives way before the budget does.
     caps = [budget.max_ratio] if budget.max_ratio is not None else [USUAL_CAP, 1.0]
+    too_few: Stays | None = None
     for cap in caps:
-        floors = _Floors(graph, units, scores, budget.min_filters, cap)
+        floors = _Floors(graph, units, scores, budget.min_filters, cap, list(ratios))
         selection = _Selection(graph, units, scores, budget, floors, method, name, device)
         fixed = selection.by_ratio(ratios, free)
         searched = free & ~np.isin(units.group_of, list(ratios))
         most = selection.allowed(fixed | searched)
         if reached(most):
-            return ~selection.search(fixed, searched, reached)
-    share = removed(most) * 100 / full if full else 0.0
+            gone = selection.search(fixed, searched, reached)
+            if reached(gone):
+                return ~gone
+            too_few = gone
+
+    def percent(gone: Stays) -> str:
+        return f"{math.floor(removed(gone) * 1000 / full) / 10 if full else 0:g}"
+
+    if too_few is not None:
+        raise PrunerError(
+            f"method {selection.name}: removes {percent(too_few)} percent of the "
+            f"{TARGETS[budget.target]} at amount 1, but --prune-pct {budget.prune_pct:g} asks for "
+            f"more and {percent(most)} could go; expected a method that takes more for a larger "
+            f"amount, and all channels at 1"
+        )
     capped = f", max_ratio={budget.max_ratio:g}" if budget.max_ratio is not None else ""
+    if ratios and removed(selection.allowed(free)) > removed(most):
+        capped += f", ratio {', '.join(f'{glob}={ratio:g}' for glob, ratio in budget.ratios)}"
     unscored = int((made & ~units.frozen & np.isnan(scores)).sum())
     raise PrunerError(
-        f"--prune-pct {budget.prune_pct:g}: at most {math.floor(share * 10) / 10:g} percent of "
+        f"--prune-pct {budget.prune_pct:g}: at most {percent(most)} percent of "
         f"the {TARGETS[budget.target]} can be removed with min_filters={budget.min_filters}, "
         f"round_to={budget.round_to}{capped} and {int(units.frozen.sum())} of {units.count} units "
         f"frozen{f', {unscored} without a score' if unscored else ''}"
@@ -272,6 +312,7 @@ class _Selection:
         self.floors, self.method, self.device = floors, method, torch.device(device)
         self.name = name or getattr(method, "__name__", type(method).__name__)
         self.widths = np.bincount(units.group_of, minlength=1)
+        self.rounding = _Rounding(graph, units, budget.round_to)
 
     def layers(self, free: Stays) -> tuple[list[Indices], list[ScoredLayer]]:
         """The units of every group that may go, and the group with their scores."""
@@ -365,18 +406,61 @@ class _Selection:
 
         The number that stays is rounded up: the budget's search then takes more until it is met.
         """
-        multiple = self.budget.round_to
-        if multiple == 1:
+        if self.budget.round_to == 1:
             return gone
         here = np.flatnonzero(gone)
         order = here[np.lexsort((self.scores[here], self.units.group_of[here]))]
         groups = self.units.group_of[order]
         removed = np.bincount(groups, minlength=len(self.widths))
+        multiple = self.rounding.multiples
         stay = np.minimum(self.widths, -(-(self.widths - removed) // multiple) * multiple)
         rank = np.arange(len(order)) - (np.cumsum(removed) - removed)[groups]
         result = np.zeros_like(gone)
         result[order[rank < (self.widths - stay)[groups]]] = True
+        for group in self.rounding.mixed:
+            in_group = order[groups == group]
+            result[in_group] = False
+            result[in_group[: self.rounding.most(group, in_group)]] = True
         return result
+
+
+class _Rounding:
+    """How many units of a group make a multiple of `round_to` channels in all of its layers.
+
+    A unit of a grouped convolution is a row of every group: 32 channels in a ResNeXt.
+    """
+
+    def __init__(self, graph: ChannelGraph, units: Units, round_to: int) -> None:
+        self.round_to = round_to
+        self.multiples: Indices = np.ones(int(units.group_of.max(initial=0)) + 1, dtype=np.int64)
+        """Shape (groups,): the number of units that stay is a multiple of this."""
+        self.mixed: set[int] = set()
+        """Groups whose units do not all hold the same number of a layer's channels."""
+        self.rows: dict[int, list[tuple[Indices, Indices]]] = {}
+        """Of those, for every layer: its units, ascending, and how many channels each holds."""
+        if round_to == 1:
+            return
+        for axis in graph.outputs():
+            of_layer, rows = np.unique(units.of(axis), return_counts=True)
+            groups = units.group_of[of_layer]
+            for group in np.unique(groups).tolist():
+                here = groups == group
+                each = rows[here]
+                self.rows.setdefault(group, []).append((of_layer[here], each))
+                if (each != each[0]).any():
+                    self.mixed.add(group)
+                needed = round_to // math.gcd(round_to, int(each[0]))
+                self.multiples[group] = math.lcm(int(self.multiples[group]), needed)
+        self.rows = {group: self.rows[group] for group in self.mixed}
+
+    def most(self, group: int, in_order: Indices) -> int:
+        """How many of these units of a mixed group, from the first, may go."""
+        for count in range(len(in_order), 0, -1):
+            gone = in_order[:count]
+            left = [rows[~np.isin(members, gone)].sum() for members, rows in self.rows[group]]
+            if not any(width % self.round_to for width in left):
+                return count
+        return 0
 
 
 def ratios_of(
@@ -411,6 +495,42 @@ def ratios_of(
     return result
 
 
+def short_of_ratios(
+    graph: ChannelGraph, units: Units, scores: Scores, budget: Budget, kept: Kept
+) -> list[str]:
+    """A line for every ratio whose layers lose less than it says, and why."""
+    layers = {axis.tensor.removesuffix(".weight"): axis for axis in graph.outputs()}
+    holds: dict[str, int] = {}
+    for number, (glob, _) in enumerate(budget.ratios):
+        for layer in match_layers([glob], layers, option="--ratio"):
+            holds[layer] = number
+    widths = np.bincount(units.group_of, minlength=1)
+    short: dict[int, list[str]] = {}
+    for layer, number in sorted(holds.items()):
+        axis = layers[layer]
+        unit_of = units.of(axis)
+        groups, rows = np.unique(units.group_of[unit_of], return_counts=True)
+        asked = (budget.ratios[number][1] * widths[groups] + 1e-6).astype(np.int64)
+        lost = len(unit_of) - len(kept[axis.tensor][axis.dim])
+        if lost < int((asked * (rows / widths[groups])).sum() + 0.5):
+            frozen = unit_of[units.frozen[unit_of]]
+            if len(frozen):
+                why = units.reasons[int(frozen[0])]
+            elif np.isnan(scores[unit_of]).any():
+                why = "the measure has no score for it"
+            else:
+                why = f"min_filters={budget.min_filters}, round_to={budget.round_to}"
+            short.setdefault(number, []).append(
+                f"{layer} loses {lost} of its {len(unit_of)} channels ({why})"
+            )
+    return [
+        f"--ratio {glob}={ratio:g}: {short[number][0]}"
+        + (f", and {len(short[number]) - 1} more lose less" if len(short[number]) > 1 else "")
+        for number, (glob, ratio) in enumerate(budget.ratios)
+        if number in short
+    ]
+
+
 def count_target(
     graph: ChannelGraph, units: Units, target: Target, stays: Stays | None = None
 ) -> int:
@@ -420,7 +540,11 @@ def count_target(
 
 
 class _Floors:
-    """How many channels every layer keeps: `min_filters`, and no less than `max_ratio` leaves."""
+    """How many channels every layer keeps: `min_filters`, and no less than `max_ratio` leaves.
+
+    Args:
+        of_ratios: groups whose share the user has said, which `max_ratio` does not cut.
+    """
 
     def __init__(
         self,
@@ -429,24 +553,28 @@ class _Floors:
         scores: Scores,
         min_filters: int,
         max_ratio: float,
+        of_ratios: Sequence[int] = (),
     ) -> None:
-        self.layers: list[tuple[Indices, int]] = []
-        """The units of a layer, the last to go first, and how many of them stay."""
+        self.layers: list[tuple[Indices, Indices, int]] = []
+        """The units of a layer, the last to go first; how many of its channels each of them
+        holds; and how many channels stay."""
         for axis in graph.outputs():
-            of_layer = np.unique(units.of(axis))
-            count = max(min_filters, math.ceil((1 - max_ratio) * len(of_layer) - 1e-6))
+            of_layer, rows = np.unique(units.of(axis), return_counts=True)
+            capped = int(rows[~np.isin(units.group_of[of_layer], of_ratios)].sum())
+            count = max(min_filters, math.ceil((1 - max_ratio) * capped - 1e-6))
             # Of equals, the first go first.
             best = np.lexsort((-of_layer, -scores[of_layer]))
-            self.layers.append((of_layer[best], count))
+            self.layers.append((of_layer[best], rows[best], count))
 
     def kept(self, gone: Stays) -> Stays:
         """Of the units that go, those that may; layers that got too thin keep their best ones."""
         result = gone.copy()
-        for of_layer, count in self.layers:
-            goes = of_layer[result[of_layer]]
-            lacking = count - (len(of_layer) - len(goes))
+        for of_layer, rows, count in self.layers:
+            goes = result[of_layer]
+            lacking = count - int(rows[~goes].sum())
             if lacking > 0:
-                result[goes[:lacking]] = False
+                back = np.searchsorted(np.cumsum(rows[goes]), lacking) + 1
+                result[of_layer[goes][:back]] = False
         return result
 
 

@@ -368,9 +368,19 @@ def _name(cls: Callable[..., nn.Module]) -> str:
 
 
 def json_object(option: str, text: str, example: str) -> dict[str, Any]:
-    """The JSON object that an option holds; PrunerError for anything else."""
+    """The JSON object that an option holds; PrunerError for anything else.
+
+    Python reads NaN, Infinity and 1e999, too, which the manifest could not hold.
+    """
+
+    def refuse(number: str) -> Any:
+        raise ValueError(f"{number} is no finite number")
+
+    def finite(number: str) -> float:
+        return float(number) if math.isfinite(float(number)) else refuse(number)
+
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=refuse, parse_float=finite)
         why = f"is a {type(value).__name__}"
     except ValueError as error:
         value, why = None, f"is not JSON ({error})"

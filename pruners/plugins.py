@@ -32,6 +32,11 @@ def load_plugins(files: Sequence[Path]) -> None:
     for found in entry_points(group=GROUP):
         try:
             found.load()
+        except SystemExit as error:
+            raise PrunerError(
+                f"plugin {found.name} ({found.value}): importing it called sys.exit; mend it, or "
+                f"uninstall its package"
+            ) from error
         except Exception as error:
             raise PrunerError(
                 f"plugin {found.name} ({found.value}): raised {type(error).__name__}: "

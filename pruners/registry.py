@@ -231,6 +231,12 @@ def mlp_named(name: str) -> ModelEntry:
 
 
 def _found(kind: str, name: str, offered: Mapping[str, E]) -> E:
+    if not isinstance(name, str):
+        shown = getattr(name, "__name__", None) or type(name).__name__
+        raise PrunerError(
+            f"{kind} {shown}: is no name; expected one of {', '.join(offered) or 'none'}, or the "
+            f"name under which your own was registered: register_{kind}(NAME)({shown})"
+        )
     if name not in offered:
         raise PrunerError(
             f"{kind} {name}: unknown{did_you_mean(name, offered)}; "

@@ -392,7 +392,7 @@ def _why(units: Units, axis: Axis, options: Mapping[str, Any]) -> str:
         return units.reasons[int(frozen[0])]
     if options["prune_pct"] == 0:
         return "nothing was to be removed"
-    if len(of_layer) <= options["min_filters"]:
+    if len(units.of(axis)) <= options["min_filters"]:
         return f"is no wider than min_filters={options['min_filters']}"
     return "its channels rank above the cut"
 

@@ -256,7 +256,7 @@ def offer() -> dict[str, Any]:
         "measure": {
             name: {
                 "about": about(measure),
-                "arguments": arguments_of(measure),
+                "arguments": {n: _plain(value) for n, value in arguments_of(measure).items()},
                 "data": bool(needs(measure) & CALIBRATED),
             }
             for name, measure in SCORING_MEASURES.items()
@@ -264,6 +264,15 @@ def offer() -> dict[str, Any]:
         "method": {name: {"about": about(method)} for name, method in PRUNING_METHODS.items()},
         "target": list(TARGETS),
     }
+
+
+def _plain(value: Any) -> Any:
+    """The value, or where JSON cannot hold it (a tensor, infinity), what Python shows of it."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return " ".join(repr(value).split())
+    return value
 
 
 def show_offer() -> None:

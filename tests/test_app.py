@@ -311,6 +311,15 @@ def test_bad_options(run: Run, folder: Path, arguments: str, message: str) -> No
         (["nets.py:Boom"], "--arch nets.py:Boom: building the network raised ValueError: no way.*"),
         (["nets.py:Net", "--depth", "3"], "--depth 3: only for the zoo; .*"),
         (["nets.py:Net", "--finetune-epochs", "1"], "--finetune-epochs 1: needs --dataset, .*"),
+        (["nets.py:Net", "--recalibrate", "2"], "--recalibrate 2: needs --dataset, such as Digits"),
+        (
+            ["nets.py:Net", "--measure-args", '{"p": Infinity}'],
+            r"--measure-args .*: is not JSON \(Infinity is no finite number\); expected an .*",
+        ),
+        (
+            ["nets.py:Net", "--measure-args", '{"p": 1e999}'],
+            r"--measure-args .*: is not JSON \(1e999 is no finite number\); expected an .*",
+        ),
         (["nets.py:Wrong"], "block .WrongBlock.: @basic_block names 'conv9' in convs, which .*"),
         (["nets.py:Missing"], "block .MissingBlock.: @basic_block does not name .* 'conv2'.*"),
         # The last --input-shape counts.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from helpers import image, scripted
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 
 from pruners import PrunerError, UnsupportedNetworkError, prune
 from pruners.analysis import analyse
+from pruners.measures import ChannelNorm
 
 X = image(2, 3, 8, 8)
 
@@ -81,8 +84,32 @@ def test_no_channel_that_could_be_removed() -> None:
         r"^Single: has no channel that could be removed; all 7 stay: reaches an output of the "
         r"network; reads an input of the network or a constant \(conv: conv2d\)$",
     )
-    refused(Weightless(), X, r"^Weightless: has no channel that could be removed; all 0 stay$")
+    for pct in (0, 50):
+        refused(
+            Weightless(),
+            X,
+            r"^Weightless: has no parameters, so there is nothing to prune; expected a network "
+            r"with convolutions or linear layers$",
+            pct,
+        )
     assert prune(Single(), X, 0).report.parameters.removed_pct == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ratio": "conv1=0.5"}, r"^ratio 'conv1=0\.5': expected a dict, such as \{\"layer3\.\*\""),
+        ({"ratio": {"conv1": "0.5"}}, r"^--ratio conv1='0\.5': expected a share of at least 0 and"),
+        ({"measure_args": "p=2"}, r"^measure_args 'p=2': expected a dict, such as \{\"p\": 2\}$"),
+        ({"min_filters": 2.5}, r"^--min-filters 2\.5: expected a whole number of at least 1$"),
+        ({"measure": ChannelNorm(p=2)}, r"^measure ChannelNorm: is no name; expected one of Chann"),
+        ({"method": None}, r"^method NoneType: is no name; expected one of Global, Local, Isomorp"),
+        ({"normalizer": 3}, r"^--normalizer 3: unknown; expected one of mean, sum, max, standard"),
+    ],
+)
+def test_arguments_of_another_type(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(PrunerError, match=message):
+        prune(Net(), X, 50, **options)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -16,6 +16,7 @@ from torch.utils.data import TensorDataset
 
 from pruners.datasets import load_dataset, prepare_images
 from pruners.errors import PrunerError
+from pruners.image_files import RawSplit, RawSplits
 from pruners.registry import DATASETS
 
 RNG = np.random.default_rng(0)
@@ -187,6 +188,73 @@ def test_label_out_of_range(monkeypatch, part):
         PrunerError,
         match=r"^dataset Mine: label 10, but 10 classes; expected labels from 0 to 9: correct the "
         r"labels, or the num_classes of the dataset$",
+    ):
+        load_dataset("Mine")
+
+
+def images_of(count, channels=1):
+    return torch.zeros(count, channels, 8, 8, dtype=torch.uint8)
+
+
+GOOD = RawSplit(images_of(4), torch.tensor([0, 1, 2, 3]))
+
+
+def reading(train):
+    return lambda folder, download: RawSplits(train, GOOD, GOOD)
+
+
+def raising(folder, download):
+    raise KeyError("two\nlines")
+
+
+@pytest.mark.parametrize(
+    ("reader", "message"),
+    [
+        (raising, r"its reader raised KeyError: 'two\\nlines'; called with the folder None and do"),
+        (
+            lambda *_: None,
+            r"its reader returned a NoneType; expected RawSplits\(train, val, test\)",
+        ),
+        (lambda *_: (GOOD, GOOD), r"its reader returned a tuple of 2; expected RawSplits\(train"),
+        (lambda *_: (1, 2, 3), r"its reader returned int, int, int; expected three RawSplit\(ima"),
+        (reading((1, 2, 3)), r"its reader returned tuple, RawSplit, RawSplit; expected three Raw"),
+        (reading((np.zeros((4, 1, 8, 8)), 0)), r"the images of train are a ndarray; expected a t"),
+        (
+            reading(RawSplit(images_of(4)[:, 0], GOOD.labels)),
+            r"the images of train are a tensor \(4, 8, 8\) of uint8; expected a tensor \(N, chann",
+        ),
+        (
+            reading(RawSplit(images_of(4), GOOD.labels.float())),
+            r"the labels of train are a tensor \(4,\) of float32; expected a tensor \(N,\) of int",
+        ),
+        (reading(RawSplit(images_of(4), [0, 1, 2, 3])), r"the labels of train are a list; expect"),
+        (
+            reading(RawSplit(images_of(5), GOOD.labels)),
+            r"train has 5 images, but 4 labels; expected a label for every image$",
+        ),
+        (
+            reading(RawSplit(images_of(0), GOOD.labels[:0])),
+            r"train is empty; expected at least one image in every split$",
+        ),
+        (
+            reading(RawSplit(images_of(4, 2), GOOD.labels)),
+            r"the images of train have 2 channels, which cannot be brought to 3,32,32; expected 2",
+        ),
+    ],
+)
+def test_a_reader_that_returns_no_splits(monkeypatch, reader, message):
+    monkeypatch.setitem(DATASETS, "Mine", DATASETS["Digits"] | {"wrapper": reader})
+    with pytest.raises(PrunerError, match=rf"^dataset Mine: {message}") as e:
+        load_dataset("Mine")
+    assert "\n" not in str(e.value)
+
+
+def test_a_mean_for_other_channels(monkeypatch):
+    entry = DATASETS["Digits"] | {"wrapper": reading(GOOD), "mean": (0.1, 0.2, 0.3)}
+    monkeypatch.setitem(DATASETS, "Mine", entry)
+    with pytest.raises(
+        PrunerError,
+        match=r"^dataset Mine: the images of train have 1 channels, but mean has 3 numbers; expect",
     ):
         load_dataset("Mine")
 

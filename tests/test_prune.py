@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from models.cifar.resnet import ResNet
 from models.imagenet.resnet import ResNet as ImageNetResNet
 from pruners import PrunerError, PruningResult, VerificationError, basic_block, prune
 from pruners.methods import count_target
+from pruners.replay import fits
 from pruners.verify import require, verify
 
 SMALL = image(2, 3, 32, 32)
@@ -334,3 +336,42 @@ def test_weights_that_are_no_numbers() -> None:
         PrunerError, match=r"layer1\.0\.conv1\.weight: 1 of 16 filters have a score that is not"
     ):
         prune(model, SMALL, 50)
+
+
+class Pair(nn.Module):
+    """One line for two layers, whose widths have to agree: nothing else fits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 16, 1)
+        self.b = nn.Conv2d(3, 16, 1)
+        self.c = nn.Conv2d(32, 20, 3)
+        self.out = nn.Conv2d(20, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shapes = [conv(x).relu().flatten(1).reshape(-1, 16, 6, 6) for conv in (self.a, self.b)]
+        return self.out(self.c(torch.cat(shapes, 1)).relu()).mean((2, 3))
+
+
+def test_calibration_data_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the first selection does not fit, so that another one is made."""
+    tries = []
+
+    def tried(*arguments: Any) -> bool:
+        tries.append(fits(*arguments))
+        return tries[-1]
+
+    monkeypatch.setattr("pruners.base.fits", tried)
+    labels = torch.tensor([0, 1, 2, 3])
+    batches = ((image(4, 3, 6, 6, seed=seed), labels) for seed in range(2))
+    result = prune(
+        Pair(),
+        image(2, 3, 6, 6),
+        40,
+        measure="Taylor",
+        calibration=batches,
+        ratio={"a": 0.5, "b": 0.25},
+    )
+    assert tries[0] is False
+    assert tries[-1] is True
+    assert removed(result) >= 40

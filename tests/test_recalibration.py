@@ -79,13 +79,108 @@ def test_a_network_without_batch_norms_stays() -> None:
     assert recalibrate(untracked, []) == 0
 
 
-def test_what_is_no_data() -> None:
-    with pytest.raises(PrunerError, match=r"^recalibration: no batches; expected at least one ba"):
-        recalibrate(Net(), [])
-    model = Net()
-    with pytest.raises(
-        PrunerError,
-        match=r"^recalibration: the statistics of bn1 are not finite; expected finite images and w",
+class Heads(nn.Module):
+    """A second head, which runs in training alone; embeds whole numbers; writes to its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(7, 8)
+        self.fc = nn.Linear(3, 8)
+        self.bn = nn.BatchNorm1d(8)
+        self.extra = nn.BatchNorm1d(8)
+
+    def forward(self, x: Tensor, which: Tensor) -> Tensor:
+        x = self.bn(self.fc(x.mul_(2)) + self.table(which))
+        return self.extra(x) if self.training else x
+
+
+def stored(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def unchanged(model: nn.Module, before: dict[str, Tensor]) -> bool:
+    return all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_norms_that_see_no_batch_keep_their_statistics() -> None:
+    model = with_telling_state(Heads())
+    model.extra.num_batches_tracked.fill_(5)
+    before = stored(model)
+    x, which = image(6, 3), torch.arange(6)
+    kept = x.clone()
+    assert recalibrate(model, [((x, which), which)]) == 1
+    assert torch.equal(x, kept), "the user's batch is no place to work in"
+    after = model.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"bn.running_mean", "bn.running_var", "bn.num_batches_tracked"}
+    with torch.no_grad():
+        inside = model.fc(2 * kept) + model.table(which)
+    torch.testing.assert_close(model.bn.running_mean, inside.mean(0))
+
+
+def test_inputs_in_every_shape_that_loaders_give() -> None:
+    x, which = image(6, 3), torch.arange(6)
+    results = []
+    for batch in (
+        ((x, which), None),
+        ([x, which], None),
+        [[x, which], which],
+        ((x.double(), which),),
+        {"x": x, "which": which},
+        ({"x": x, "which": which}, None),
     ):
-        recalibrate(model, [image(2, 3, 9, 9) * float("nan")])
+        model = with_telling_state(Heads())
+        torch.manual_seed(0)
+        nn.init.normal_(model.table.weight)
+        nn.init.normal_(model.fc.weight)
+        assert recalibrate(model, [batch]) == 1
+        results.append(model.bn.running_mean)
+    assert all(torch.equal(mean, results[0]) for mean in results)
+
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(7, 8)
+            self.bn = nn.BatchNorm1d(8)
+
+        def forward(self, which: Tensor) -> Tensor:
+            return self.bn(self.table(which))
+
+    assert recalibrate(Words(), [which, which[:3]]) == 1
+
+
+def test_what_is_no_data() -> None:
+    model = with_telling_state(Net())
+    model.bn1.eval()
+    model.bn2.train()
+    before = stored(model)
+
+    def refused(batches: Any, message: str) -> None:
+        with pytest.raises(PrunerError, match=message):
+            recalibrate(model, batches)
+        assert unchanged(model, before)
+        assert model.bn1.momentum == 0.3
+        assert (model.bn1.training, model.bn2.training) == (False, True)
+
+    x = image(2, 3, 9, 9)
+    refused([], r"^recalibration: no batches; expected at least one batch of inputs$")
+    refused([x, "x"], r"^recalibration: batch 2 holds a str; expected inputs, or a pair of inputs")
+    refused(
+        [x, image(2, 4, 9, 9)],
+        r"^recalibration: the forward of Net raised RuntimeError on batch 2: Given groups=1, .*; "
+        r"expected inputs as it takes them, of at least two examples$",
+    )
+    refused([image(1, 3, 5, 5)], r"raised ValueError on batch 1: Expected more than 1 value per ch")
+    refused(
+        [x * float("nan")],
+        r"^recalibration: the statistics of bn1 are not finite; expected finite images and w",
+    )
+
+    def interrupted() -> Any:
+        yield x
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        recalibrate(model, interrupted())
+    assert unchanged(model, before)
     assert model.bn1.momentum == 0.3

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,10 +33,13 @@ from pruners import (
     register_mlp,
     register_model,
 )
+from pruners.base import Options
+from pruners.commands.options import SELECTION, options_of
 from pruners.datasets import load_dataset
 from pruners.image_files import RawSplit, RawSplits
 from pruners.plugins import load_plugins
 from pruners.registry import dataset_named, measure_named, method_named, mlp_named
+from pruners.zoo import model_named
 
 
 @pytest.fixture(autouse=True)
@@ -101,11 +106,23 @@ def test_datasets_have_a_reader_and_a_place(name: str) -> None:
             "digits",
             r"^dataset digits: unknown; did you mean Digits\?; on offer are ",
         ),
+        (measure_named, "lamp", r"^measure lamp: unknown; did you mean LAMP\?; on offer are "),
+        (dataset_named, "cifar10", r"^dataset cifar10: unknown; did you mean CIFAR10\?; on offer"),
+        (dataset_named, "mnist", r"^dataset mnist: unknown; did you mean MNIST\?; on offer are "),
+        (model_named, "resnet20", r"^model resnet20: unknown; did you mean ResNet20\?; on offer "),
+        (
+            measure_named,
+            SCORING_MEASURES["FPGM"],
+            r"^measure FPGM: is no name; expected one of ChannelNorm, .*, or the name under which "
+            r"your own was registered: register_measure\(NAME\)\(FPGM\)$",
+        ),
+        (method_named, PRUNING_METHODS["Local"], r"^method local_ranking: is no name; expected on"),
+        (dataset_named, ["Digits"], r"^dataset list: is no name; expected one of Digits, "),
         (mlp_named, "TwolayerMLP", r"^model TwolayerMLP: unknown; did you mean TwoLayerMLP"),
         (mlp_named, "ResNet20", r"^model ResNet20: unknown; on offer are TwoLayerMLP, "),
     ],
 )
-def test_names_are_case_sensitive(find: Any, name: str, message: str) -> None:
+def test_names_are_case_sensitive(find: Any, name: Any, message: str) -> None:
     with pytest.raises(PrunerError, match=message):
         find(name)
 
@@ -201,6 +218,47 @@ def test_a_plugin_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "measure Frist: unknown; did you mean First?" in capsys.readouterr().err
 
 
+COLUMN = torch.tensor([[1.0], [2.0]])
+
+
+def test_the_list_is_json_whatever_a_measure_has_for_defaults(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    @register_measure("Odd")
+    def odd(
+        *,
+        weight: Tensor,
+        most: float = float("inf"),
+        at: Any = COLUMN,
+        kinds: Any = frozenset({1}),
+        plain: Any = (1, "two"),
+        **context: Any,
+    ) -> Tensor:
+        return weight.sum(1)
+
+    def refuse(constant: str) -> Any:
+        raise AssertionError(constant)
+
+    assert app.main(["--list", "--json"]) == 0
+    offered = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert offered["measure"]["Odd"]["arguments"] == {
+        "most": "inf",
+        "at": "tensor([[1.], [2.]])",
+        "kinds": "frozenset({1})",
+        "plain": [1, "two"],
+    }
+    assert app.main(["--list"]) == 0
+
+
+def test_equal_globs_keep_their_order() -> None:
+    """The last one that matches a layer holds, also where it was given before."""
+    ctx: Any = SimpleNamespace(
+        params={name: getattr(Options(), name) for name in SELECTION}
+        | {"measure_args": None, "ratio": ["a=0.1", "*=0.5", "a=0.2"], "seed": 0}
+    )
+    assert options_of(ctx).ratio == (("a", 0.1), ("*", 0.5), ("a", 0.2))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -226,6 +284,13 @@ def test_entry_points_of_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("pruners.plugins.entry_points", lambda group: found)
     load_plugins([])
     assert "Theirs" in SCORING_MEASURES
+    (tmp_path / "their_script.py").write_text("import sys\nsys.exit(0)\n")
+    found[:] = [EntryPoint("theirs", "their_script", "pruners.plugins")]
+    with pytest.raises(
+        PrunerError,
+        match=r"^plugin theirs \(their_script\): importing it called sys\.exit; mend it, or uninst",
+    ):
+        load_plugins([])
     found[:] = [EntryPoint("theirs", "their_mistake", "pruners.plugins")]
     with pytest.raises(
         PrunerError,

@@ -14,11 +14,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruners import Axis, ChannelGraph, Coupling, PrunerError
+from pruners import Axis, ChannelGraph, Coupling, PrunerError, prune
 from pruners.channel_graph import Units, kept_of
 from pruners.measures import ChannelNorm
 from pruners.methods import Budget, count_target, select, structure_of
-from pruners.registry import PRUNING_METHODS, method_named, register_method
+from pruners.registry import (
+    PRUNING_METHODS,
+    SCORING_MEASURES,
+    method_named,
+    register_measure,
+    register_method,
+)
 from pruners.scoring import NORMALIZERS, Scores, score_units
 
 Conv = Axis("conv1.weight", 0)
@@ -152,6 +158,72 @@ def test_out_of_reach_says_what_can_be_had() -> None:
         r"min_filters=2, round_to=1 and 2 of 6 units frozen",
     ):
         kept(chain(1, 4, 1), values, prune_pct=60)
+
+
+class Grouped(nn.Module):
+    """conv2 has four groups of four: its rows and columns go four at a time, one of each group."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 1)
+        self.conv2 = nn.Conv2d(16, 16, 3, padding=1, groups=4)
+        self.conv3 = nn.Conv2d(16, 24, 1)
+        self.conv4 = nn.Conv2d(24, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv2(self.conv1(x).relu()).relu()
+        return self.conv4(self.conv3(x).relu())
+
+
+class Depthwise(nn.Module):
+    """Two rows of the depthwise layer for one of the layer before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 1)
+        self.conv2 = nn.Conv2d(16, 32, 3, padding=1, groups=16)
+        self.conv3 = nn.Conv2d(32, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv3(self.conv2(self.conv1(x).relu()).relu())
+
+
+def widths_of(model: nn.Module, pct: float, **options: Any) -> list[int]:
+    torch.manual_seed(0)
+    result = prune(model, torch.randn(1, 3, 6, 6), pct, **options)
+    return [change.after for change in result.report.widths.values()]
+
+
+def test_widths_of_grouped_layers_are_multiples_of_channels() -> None:
+    """Four channels go at once: two such units are 8 channels, and a multiple of 8."""
+    # Eight such units do not exist: counted by them, these layers could lose nothing.
+    assert widths_of(Grouped(), 0, round_to=8, ratio={"conv[12]": 0.5}) == [8, 8, 24, 5]
+    assert widths_of(Grouped(), 0, round_to=8, ratio={"conv[12]": 0.25}) == [16, 16, 24, 5]
+    assert widths_of(Grouped(), 0, round_to=2, ratio={"conv[12]": 0.25}) == [12, 12, 24, 5]
+    # conv1 of this one holds one channel of every unit, and needs eight of them.
+    assert widths_of(Depthwise(), 0, round_to=8, ratio={"conv1": 0.7}) == [8, 16, 5]
+    assert widths_of(Depthwise(), 0, round_to=2, ratio={"conv1": 0.7}) == [6, 12, 5]
+
+
+def test_min_filters_counts_the_channels_of_grouped_layers() -> None:
+    def thinnest(model: nn.Module, layer: str, least: int) -> list[int]:
+        return widths_of(model, 0, min_filters=least, ratio={layer: 0.99}, max_ratio=1)
+
+    assert thinnest(Grouped(), "conv[12]", 2) == [4, 4, 24, 5]
+    assert thinnest(Grouped(), "conv[12]", 4) == [4, 4, 24, 5]
+    assert thinnest(Grouped(), "conv[12]", 5) == [8, 8, 24, 5]
+    assert thinnest(Depthwise(), "conv1", 3) == [3, 6, 5]
+
+
+def test_units_of_a_layer_that_hold_unlike_numbers_of_its_channels() -> None:
+    """Rows 0 and 1 of conv1 go together, the others alone."""
+    graph = chain(1, 8, 1)
+    graph.couple(Coupling(Conv, Conv, np.array([0]), np.array([1]), "tied"))
+    values = {"conv1.weight": [1.0, 1.0, *map(float, range(2, 8))]}
+    for multiple, rows in ((2, [4, 5, 6, 7]), (3, [2, 3, 4, 5, 6, 7])):
+        got = kept(graph, values, prune_pct=25 if multiple == 3 else 30, round_to=multiple)
+        assert got == {"conv1.weight": rows}
+    assert kept(graph, values, prune_pct=1, min_filters=6) == {"conv1.weight": list(range(2, 8))}
 
 
 # -- methods ----------------------------------------------------------------------------------
@@ -290,6 +362,71 @@ def test_ratios_hold_whatever_the_budget() -> None:
         kept(graph, values, prune_pct=0, ratios=(("conv9", 0.5),))
 
 
+def test_a_ratio_above_the_usual_cap_holds() -> None:
+    values = {name: [float(i) for i in range(40)] for name in ("conv1.weight", "conv2.weight")}
+    graph = chain(1, 40, 40, 1)
+    ratios = (("conv1", 0.95),)
+    got = kept(graph, values, prune_pct=0, min_filters=1, ratios=ratios)
+    assert [len(rows) for rows in got.values()] == [2, 40]
+    # The others still have it.
+    got = kept(graph, values, prune_pct=98, min_filters=1, ratios=ratios)
+    assert [len(rows) for rows in got.values()] == [2, 10]
+
+
+def test_of_equal_globs_the_last_holds() -> None:
+    values = {"conv1.weight": [4.0, 3.0, 2.0, 1.0]}
+    ratios = (("conv1", 0.75), ("conv*", 0.5), ("conv1", 0.25))
+    got = kept(chain(1, 4, 1), values, prune_pct=0, min_filters=1, ratios=ratios)
+    assert got == {"conv1.weight": [0, 1, 2]}
+
+
+def test_out_of_reach_for_a_ratio_says_so() -> None:
+    values = {"conv1.weight": [4.0, 3.0, 2.0, 1.0], "conv2.weight": [4.0, 3.0, 2.0, 1.0]}
+    ratios = (("conv1", 0.25),)
+    with pytest.raises(PrunerError, match=r"at most 70\.8 .* round_to=1, ratio conv1=0\.25 and 2"):
+        kept(chain(1, 4, 4, 1), values, prune_pct=90, min_filters=1, ratios=ratios)
+    # A ratio that is as much as could go anyway bounds nothing.
+    with pytest.raises(PrunerError, match=r"round_to=1 and 2 of"):
+        kept(
+            chain(1, 4, 1),
+            {"conv1.weight": [4.0, 3.0, 2.0, 1.0]},
+            prune_pct=90,
+            min_filters=1,
+            ratios=(("conv1", 0.75),),
+        )
+
+
+def test_a_ratio_that_a_layer_cannot_have_is_told() -> None:
+    def told(**options: Any) -> list[str]:
+        result = prune(Grouped(), torch.randn(1, 3, 6, 6), 0, **options)
+        return [line for line in result.report.warnings if line.startswith("--ratio")]
+
+    assert told(ratio={"conv4": 0.5, "conv3": 0.5, "conv2": 0}) == [
+        "--ratio conv4=0.5: conv4 loses 0 of its 5 channels (reaches an output of the network)"
+    ]
+    assert told(ratio={"*": 0.9}, ignore=["conv3"]) == [
+        "--ratio *=0.9: conv3 loses 0 of its 24 channels (--ignore), and 1 more lose less"
+    ]
+    assert told(ratio={"conv3": 0.9}, min_filters=10) == [
+        "--ratio conv3=0.9: conv3 loses 14 of its 24 channels (min_filters=10, round_to=1)"
+    ]
+
+    @register_measure("OfConv4")
+    def of_conv4(*, weight: Tensor, layer: str, **context: Any) -> Tensor | None:
+        return weight.sum(1) if layer == "conv4" else None
+
+    try:
+        assert told(ratio={"conv3": 0.5}, measure="OfConv4") == [
+            "--ratio conv3=0.5: conv3 loses 0 of its 24 channels (the measure has no score for it)"
+        ]
+    finally:
+        del SCORING_MEASURES["OfConv4"]
+    # What goes beyond the usual cap because it was said needs no excuse.
+    result = prune(Grouped(), torch.randn(1, 3, 6, 6), 0, ratio={"conv3": 0.95}, min_filters=1)
+    assert result.report.widths["conv3"].after == 2
+    assert result.report.warnings == ()
+
+
 def test_layers_that_lose_channels_together_have_one_ratio() -> None:
     graph = added()
     units = graph.units()
@@ -330,6 +467,25 @@ def test_a_method_that_returns_no_selection(method: Any, message: str) -> None:
     units = graph.units()
     with pytest.raises(PrunerError, match=message):
         select(graph, units, np.ones(units.count), Budget(50), method, name="mine")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        lambda amount, layers, device: [torch.zeros(len(x.scores)) > 0 for x in layers],
+        lambda amount, layers, device: [torch.arange(len(x.scores)) < 1 for x in layers],
+    ],
+)
+def test_a_method_that_takes_too_little(method: Any) -> None:
+    graph = chain(1, 4, 4, 1)
+    units = graph.units()
+    with pytest.raises(
+        PrunerError,
+        match=r"^method mine: removes (0|37\.5) percent of the parameters at amount 1, but "
+        r"--prune-pct 50 asks for more and 87\.5 could go; expected a method that takes more for a "
+        r"larger amount, and all channels at 1$",
+    ):
+        select(graph, units, np.ones(units.count), Budget(50, min_filters=1), method, name="mine")
 
 
 def test_unknown_method() -> None:
@@ -499,6 +655,18 @@ def test_a_layer_without_a_score_stays() -> None:
         (
             {"prune_pct": 5, "ratios": (("a*", 1.0),)},
             r"--ratio a\*=1: expected a share of at least 0 and below 1, such as a\*=0\.7",
+        ),
+        ({"prune_pct": "5"}, r"^--prune-pct '5': expected a percentage"),
+        ({"prune_pct": 5, "target": ["macs"]}, r"^--target \['macs'\]: unknown; did you mean macs"),
+        ({"prune_pct": 5, "min_filters": 2.5}, r"^--min-filters 2\.5: expected a whole number of"),
+        ({"prune_pct": 5, "min_filters": "2"}, r"^--min-filters '2': expected a whole number of"),
+        ({"prune_pct": 5, "round_to": True}, r"^--round-to True: expected a whole number of at"),
+        ({"prune_pct": 5, "max_ratio": "0.5"}, r"^--max-ratio '0\.5': expected a share above 0"),
+        ({"prune_pct": 5, "ratios": (("a", "0.5"),)}, r"^--ratio a='0\.5': expected a share of at"),
+        ({"prune_pct": 5, "ratios": ((3, 0.5),)}, r"^--ratio 3: expected a glob over module paths"),
+        (
+            {"prune_pct": 5, "ratios": (("a", 0.8),), "max_ratio": 0.5},
+            r"^--ratio a=0\.8: is more than --max-ratio 0\.5 lets a layer lose; expected a share",
         ),
     ],
 )

@@ -208,12 +208,12 @@ def options_of(ctx: typer.Context) -> Options:
         PrunerError: `--measure-args` is no JSON object, or a `--ratio` no pair.
     """
     given = ctx.params
-    ratio = dict(_ratio(text) for text in given["ratio"] or ())
     options = Options(
         **{name: given[name] for name in SELECTION if name not in ("measure_args", "ratio")}
         | {"ignore": tuple(given["ignore"] or ())},
         measure_args=measure_args_of(given["measure_args"]),
-        ratio=tuple(ratio.items()),
+        # Pairs, in the order that was given: of several that match a layer, the last one holds.
+        ratio=tuple(_ratio(text) for text in given["ratio"] or ()),
         seed=given["seed"],
     )
     options.check()
