@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pruners.activations import Place, Use, uses_of
+from pruners.argument_batches import argument_batches, naming_batch
 from pruners.calls import tensors_in
 from pruners.channel_graph import Axis, Units
 from pruners.errors import PrunerError
@@ -29,11 +30,9 @@ from pruners.tracing import (
     Tape,
     Trace,
     Watch,
-    examples_of,
     fills,
     map_tensors,
     name_of,
-    nested_tensors,
     state_tensors,
     swap_tensors,
     untouched,
@@ -115,9 +114,11 @@ def collect(
         swap_tensors(trace.state.modules, buffers)
         weights = dict.fromkeys(use.weight for use in uses)
         slopes = _Gradients(model, list(weights), wanted[1], calibration.loss, seed)
-        for count, (args, kwargs, labels) in enumerate(_batches(model, calibration), 1):
+        for count, (args, kwargs, labels) in enumerate(
+            argument_batches(model, calibration.batches, "calibration"), 1
+        ):
             if wanted[0]:
-                with _named(count, args, kwargs):
+                with naming_batch("calibration", count, args, kwargs):
                     watch.run(model, args, kwargs)
             if wanted[1]:
                 slopes.run(count, args, kwargs, labels)
@@ -125,21 +126,6 @@ def collect(
     if not count:
         raise PrunerError("calibration: no batches; expected at least one batch of inputs")
     return Statistics(by_layer, watch.means(by_layer), slopes.means(count))
-
-
-@contextmanager
-def _named(number: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[None]:
-    """What the network raises on a batch becomes an error that says which."""
-    try:
-        yield
-    except PrunerError:
-        raise
-    except Exception as error:
-        shapes = ", ".join(str(tuple(x.shape)) for x in nested_tensors((args, dict(kwargs))))
-        raise PrunerError(
-            f"calibration: the forward raised {type(error).__name__} on batch {number} of shape "
-            f"{shapes}: {' '.join(str(error).split())}; expected data like the example inputs"
-        ) from error
 
 
 def _buffers(module: nn.Module) -> list[Tensor]:
@@ -153,49 +139,6 @@ def _total(calibration: Calibration) -> int | None:
         return len(calibration.batches)  # type: ignore[arg-type]
     except TypeError:
         return None
-
-
-def _batches(
-    model: nn.Module, calibration: Calibration
-) -> Iterator[tuple[tuple[Any, ...], dict[str, Any], Tensor | None]]:
-    """Arguments of the network's forward on its device and in its precision, and labels.
-
-    They are copies: a forward may write to its inputs.
-    """
-    floating = (t for _, t in state_tensors(model) if t.is_floating_point())
-    like = next(floating, torch.empty(0))
-
-    def placed(x: Tensor) -> Tensor:
-        return x.to(like.device, like.dtype if x.is_floating_point() else x.dtype, copy=True)
-
-    for number, batch in enumerate(calibration.batches, 1):
-        inputs, labels = batch, None
-        if isinstance(batch, list | tuple):
-            if not 1 <= len(batch) <= 2:
-                raise PrunerError(
-                    f"calibration: batch {number} is a {type(batch).__name__} of {len(batch)}; "
-                    f"expected inputs, or (inputs, labels); several inputs are a tuple: "
-                    f"((x1, x2), labels)"
-                )
-            inputs, labels = batch if len(batch) == 2 else (batch[0], None)
-        if isinstance(inputs, list):  # as a DataLoader collates several inputs
-            inputs = tuple(inputs)
-        tensors = nested_tensors(inputs)
-        if not tensors or any(len(x) == 0 for x in tensors if x.dim()):
-            raise PrunerError(
-                f"calibration: batch {number} holds "
-                f"{'an empty tensor' if tensors else f'a {type(inputs).__name__}'}; expected "
-                f"inputs, or a pair of inputs and labels"
-            )
-        wrong = [x for x in tensors if x.is_floating_point() and not bool(x.isfinite().all())]
-        if wrong:
-            count = int((~wrong[0].isfinite()).sum())
-            raise PrunerError(
-                f"calibration: batch {number} holds {count} numbers that are not finite (NaN or "
-                f"infinity); expected finite inputs"
-            )
-        (args, kwargs), *_ = examples_of(model, map_tensors(inputs, placed))
-        yield args, kwargs, labels.to(like.device) if isinstance(labels, Tensor) else None
 
 
 # --- activations -------------------------------------------------------------------------------
@@ -391,7 +334,7 @@ class _Gradients:
         # The fused attention kernels have no second derivatives.
         plain = sdpa_kernel(SDPBackend.MATH) if second else nullcontext()
         with torch.enable_grad(), _swapped(self.model, self.own, weights), plain:
-            with _named(number, args, kwargs):
+            with naming_batch("calibration", number, args, kwargs):
                 outputs = self.model(*map_tensors(args, Tensor.clone), **kwargs)
             value = self._value(number, outputs, labels)
             slopes = torch.autograd.grad(

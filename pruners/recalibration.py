@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pruners.argument_batches import argument_batches, naming_batch
 from pruners.errors import PrunerError
 from pruners.metrics import modes_restored
-from pruners.tracing import examples_of, map_tensors, nested_tensors
 
 
 def has_statistics(model: nn.Module) -> bool:
@@ -42,7 +42,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> int:
     Args:
         model: in place; its weights stay, and every module ends in the mode it had.
         batches: inputs, or pairs of inputs and labels (which are not used), of at least two
-            examples each; inputs are what `prune` takes as one example input, and stay as they are.
+            examples each (`pruners.argument_batches`).
 
     Returns:
         How many batch norms were recalibrated; 0 where the network has none with statistics.
@@ -82,33 +82,13 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> int:
 
 
 def _run(model: nn.Module, batches: Iterable[Any]) -> None:
-    """The forward of every batch, on copies: it may write to its inputs."""
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-
-    def placed(x: Tensor) -> Tensor:
-        return x.to(like.device, like.dtype if x.is_floating_point() else x.dtype, copy=True)
-
+    """The forward of every batch."""
     number = 0
-    for number, batch in enumerate(batches, 1):
-        inputs = batch
-        if isinstance(batch, list | tuple) and len(batch) in (1, 2):
-            inputs = batch[0]
-        if isinstance(inputs, list):  # a loader makes lists of what were tuples
-            inputs = tuple(inputs)
-        if not nested_tensors(inputs):
-            raise PrunerError(
-                f"recalibration: batch {number} holds a {type(inputs).__name__}; expected inputs, "
-                f"or a pair of inputs and labels"
-            )
-        (args, kwargs), *_ = examples_of(model, map_tensors(inputs, placed))
-        try:
+    for number, (args, kwargs, _) in enumerate(
+        argument_batches(model, batches, "recalibration"), 1
+    ):
+        with naming_batch("recalibration", number, args, kwargs):
             model(*args, **kwargs)
-        except Exception as error:
-            raise PrunerError(
-                f"recalibration: the forward of {type(model).__name__} raised "
-                f"{type(error).__name__} on batch {number}: {' '.join(str(error).split())}; "
-                f"expected inputs as it takes them, of at least two examples"
-            ) from error
     if not number:
         raise PrunerError("recalibration: no batches; expected at least one batch of inputs")
 
