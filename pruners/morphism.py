@@ -72,9 +72,7 @@ def copy_weights(old_net: nn.Module, net: nn.Module, example_inputs: Any = None)
         return Copied({}, ())
     before, after = _graph(old_net, example_inputs), _graph(net, example_inputs)
     sources = _sources(old_net, before, after)
-    state = {
-        name: _filled(name, old[name], tensor, sources, after) for name, tensor in new.items()
-    }
+    state = {name: _filled(name, old[name], tensor, sources, after) for name, tensor in new.items()}
     net.load_state_dict(state)
     changed = {
         axis.tensor.removesuffix(".weight"): sources[axis]
@@ -301,5 +299,3 @@ def _differ(
 
 def _shown(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)}"
-
-

@@ -137,6 +137,4 @@ class _Below(BasicPruning):
         self.threshold = threshold
 
     def selected(self, graph: ChannelGraph, units: Units, scored: Scored) -> Stays:
-        return select_below(
-            graph, units, scored.units, self.threshold, self.options.min_filters
-        )
+        return select_below(graph, units, scored.units, self.threshold, self.options.min_filters)
