@@ -253,14 +253,14 @@ class Trainer:
             loss = self.loss(net, images.to(self.devicy, self.dtype), labels.to(self.devicy))
             value = loss.item()
             if not math.isfinite(value):
-                raise self._diverged(
+                raise self.diverged(
                     name, f"the loss is {value} in epoch {epoch}, batch {number}", optimizer
                 )
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             total += value
-        _check_finite(net, lambda what: self._diverged(name, f"{what} {epoch}", optimizer))
+        self.check_finite(net, name, epoch, optimizer)
         return total / len(self.dataloader["train"])
 
     def loss(self, net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -365,7 +365,14 @@ class Trainer:
         built = f"build the network from {source}, or " if source.exists() else ""
         load_checkpoint(net, path, f"{built}start anew with reload=False, or under another name")
 
-    def _diverged(self, name: str, what: str, optimizer: Optimizer) -> DivergedError:
+    def check_finite(self, net: nn.Module, name: str, epoch: int, optimizer: Optimizer) -> None:
+        """DivergedError where a weight is no number: the last step of an epoch shows in no loss."""
+        for key, tensor in net.state_dict().items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise self.diverged(name, f"{key} is not finite after epoch {epoch}", optimizer)
+
+    def diverged(self, name: str, what: str, optimizer: Optimizer) -> DivergedError:
+        """The error, for `what` has become infinite or no number."""
         rate = optimizer.param_groups[0]["lr"]
         path = self.models_path / f"{name}.pth"
         kept = f"; {path} is of the last good epoch" if path.exists() else ""
@@ -396,13 +403,6 @@ def device_or_cpu(cuda: str | torch.device) -> torch.device:
             f"cuda:{torch.cuda.device_count() - 1}"
         )
     return device
-
-
-def _check_finite(net: nn.Module, error: Any) -> None:
-    """The last step of an epoch shows in no loss: what would be saved must be numbers."""
-    for key, tensor in net.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise error(f"{key} is not finite after epoch")
 
 
 def _is_number(value: Any) -> bool:
