@@ -22,6 +22,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pruners.errors import PrunerError
 from pruners.progress import note
@@ -164,6 +165,11 @@ def _configured(module: Any) -> tuple[Optimizer, Callable[[], None], Callable[[]
             raise PrunerError(
                 f"{type(module).__name__}: a scheduler's interval is {interval!r}; expected step "
                 f"or epoch"
+            )
+        if isinstance(plain, ReduceLROnPlateau):
+            raise PrunerError(
+                f"{type(module).__name__}: its ReduceLROnPlateau follows a logged figure, and "
+                f"there is none; expected a schedule over steps or epochs"
             )
         by_interval[interval].append(plain)
 

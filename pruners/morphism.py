@@ -147,8 +147,8 @@ def _sources(old_net: nn.Module, before: ChannelGraph, after: ChannelGraph) -> d
     for axes in [*there, *here]:
         if axes not in there or axes not in here:
             axis = min(axes, key=str)
-            shapes = (g.shapes.get(axis.tensor, ()) for g in (before, after))
-            raise _differ(axis.tensor, *shapes, "its channels are tied in other ways")
+            shapes = [g.shapes[axis.tensor] for g in (before, after)]
+            raise _differ(axis.tensor, *shapes, why="its channels are tied in other ways")
     sources = {axis: np.full(after.size(axis), -1, dtype=np.int64) for axis in new.axes}
     for axes, mine in here.items():
         theirs = there[axes]
@@ -203,8 +203,8 @@ def _match(
     after, counts = _positions(new, axis, mine)
     if not np.array_equal(counts_before, counts):
         # After a flatten, say, of images of another size.
-        shapes = (graph.shapes[axis.tensor] for graph in graphs)
-        raise _differ(axis.tensor, *shapes, "a channel has another number of entries")
+        shapes = [graph.shapes[axis.tensor] for graph in graphs]
+        raise _differ(axis.tensor, *shapes, why="a channel has another number of entries")
     source[after] = before
 
 
@@ -243,7 +243,7 @@ def _filled(
                 raise _differ(name, old.shape, new.shape, what)
             source = np.arange(size, dtype=np.int64)
         found.append(torch.from_numpy(source).to(new.device))
-    known = [_at(source >= 0, dim, new.dim()) for dim, source in enumerate(found)]
+    known = [_at(positions >= 0, dim, new.dim()) for dim, positions in enumerate(found)]
     role: dict[int, Any] = {
         dim: graph.graph.nodes[Axis(name, dim)].get("role")
         for dim in range(new.dim())
@@ -261,8 +261,8 @@ def _filled(
             complete = complete & mask
         result[mixed & ~complete] = 0
     values = old
-    for dim, source in enumerate(found):
-        values = values.index_select(dim, source.clamp(min=0))
+    for dim, positions in enumerate(found):
+        values = values.index_select(dim, positions.clamp(min=0))
     whole = torch.ones_like(new, dtype=torch.bool)
     for mask in known:
         whole = whole & mask

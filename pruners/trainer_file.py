@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
@@ -99,7 +99,8 @@ def load_trainer(spec: str) -> RetrainerType:
             f"{what}: {kind}{did_you_mean(name, known)}; it has {', '.join(known) or 'none'}"
         )
     _check(found, what)
-    return found
+    checked: RetrainerType = cast(Any, found)
+    return checked
 
 
 def maker(
