@@ -166,8 +166,8 @@ def test_a_norm_over_channels_is_said() -> None:
 
 FAMILIES: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
     "MobileNetV2": (
-        lambda: torchvision.models.MobileNetV2(width_mult=0.25),
         lambda: torchvision.models.MobileNetV2(width_mult=0.5),
+        lambda: torchvision.models.MobileNetV2(width_mult=0.75),
     ),
     "ResNeXt": (
         lambda: torchvision.models.ResNet(

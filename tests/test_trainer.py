@@ -218,8 +218,8 @@ def test_channels_go_while_it_trains(tmp_path: Path, capsys: pytest.CaptureFixtu
     # The full network does not take what the slim one has saved.
     with pytest.raises(
         PrunerError,
-        match=r"^checkpoint .*slim\.pth is not of this Net: 1\d of another shape \(conv1\.weight is "
-        r"5x1x3x3, expected 8x1x3x3; .*; build the network from .*slim\.py, or start anew with "
+        match=r"^checkpoint .*slim\.pth is not of this Net: 1\d of another shape \(conv1\.weight "
+        r"is 5x1x3x3, expected 8x1x3x3; .*; build the network from .*slim\.py, or start anew with "
         r"reload=False, or under another name$",
     ):
         made.train(network(), {}, "slim", 1, reload=True)
