@@ -121,7 +121,7 @@ class Plan:
     sparse: str = ""
     """A penalty on channels while training: `group` (lasso) or `norm` (batch-norm scales)."""
     sparse_weight: float = 1e-4
-    trainer: str = ""
+    trainer: str | None = None
     """`FILE.py:CLASS` that retrains, as it was named; the class itself goes to `iterate`."""
     seed: int = 0
 

@@ -147,8 +147,8 @@ def _sources(old_net: nn.Module, before: ChannelGraph, after: ChannelGraph) -> d
     for axes in [*there, *here]:
         if axes not in there or axes not in here:
             axis = min(axes, key=str)
-            shapes = [g.shapes[axis.tensor] for g in (before, after)]
-            raise _differ(axis.tensor, *shapes, why="its channels are tied in other ways")
+            old_shape, new_shape = before.shapes[axis.tensor], after.shapes[axis.tensor]
+            raise _differ(axis.tensor, old_shape, new_shape, "its channels are tied in other ways")
     sources = {axis: np.full(after.size(axis), -1, dtype=np.int64) for axis in new.axes}
     for axes, mine in here.items():
         theirs = there[axes]
@@ -203,8 +203,8 @@ def _match(
     after, counts = _positions(new, axis, mine)
     if not np.array_equal(counts_before, counts):
         # After a flatten, say, of images of another size.
-        shapes = [graph.shapes[axis.tensor] for graph in graphs]
-        raise _differ(axis.tensor, *shapes, why="a channel has another number of entries")
+        old_shape, new_shape = graphs[0].shapes[axis.tensor], graphs[1].shapes[axis.tensor]
+        raise _differ(axis.tensor, old_shape, new_shape, "a channel has another number of entries")
     source[after] = before
 
 

@@ -154,7 +154,7 @@ def iterate_command(
                 "ignore": tuple(ignore or ()),
                 "recalibrate": BATCHES if recalibrate is None else recalibrate,
                 "UM_batch": UM_batch,
-                "trainer": trainer or "",
+                "trainer": trainer or None,
             },
             request=request,
         )
