@@ -305,8 +305,15 @@ def test_options_of_the_projects_own_loop(tmp_path: Path) -> None:
             PrunerError, match=rf"^{option}: is of the project's own loop, which --trainer a\.py:B"
         ):
             dataclasses.replace(SMALL, trainer="a.py:B", **changes).check()
-    with pytest.raises(PrunerError, match=r"^--trainer : retrains in one process, and there are 2"):
-        iterate(SMALL, tmp_path, trainer=lambda s, f: Trainer(), ranks=Ranks(0, 2))
+    with pytest.raises(
+        PrunerError, match=r"^--trainer a\.py:B: retrains in one process, and there ar"
+    ):
+        iterate(
+            dataclasses.replace(SMALL, trainer="a.py:B"),
+            tmp_path,
+            trainer=lambda s, f: Trainer(),
+            ranks=Ranks(0, 2),
+        )
 
 
 class _Returns:
