@@ -27,7 +27,15 @@ from pruners.errors import PrunerError, WriterError, did_you_mean
 from pruners.given import check_examples, check_given, hooked
 from pruners.graph_source import with_source
 from pruners.measures import Measure
-from pruners.methods import USUAL_CAP, Budget, Target, ratios_of, select, short_of_ratios
+from pruners.methods import (
+    USUAL_CAP,
+    Budget,
+    Stays,
+    Target,
+    ratios_of,
+    select,
+    short_of_ratios,
+)
 from pruners.metrics import count_macs
 from pruners.model_writers import Writer
 from pruners.registry import measure_named, method_named
@@ -157,17 +165,14 @@ class BasicPruning:
 
     def run(self) -> PruningResult:
         """Graph, scores and selection; source, weights and verification follow on request."""
-        options, budget = self.options, self.options.budget()
-        held = list(self.model.state_dict().values())
-        if not held:
+        options = self.options
+        if not self.model.state_dict():
             raise PrunerError(
                 f"{self.netName}: has no parameters, so there is nothing to prune; expected a "
                 f"network with convolutions or linear layers"
             )
         trace = self.analysis()
         graph = trace.graph
-        method = method_named(options.method)
-        device = held[0].device
         scored: Scored | None = None
         while True:
             units = graph.units()
@@ -176,9 +181,7 @@ class BasicPruning:
             # What does not fit is frozen; the units stay the same ones, and so do their scores.
             # Data that can be read only once is read once.
             scored = scored or self.scored(trace, units)
-            stays = select(
-                graph, units, scored.units, budget, method, name=options.method, device=device
-            )
+            stays = self.selected(graph, units, scored)
             # Half of every group fits; other widths may need two numbers where one is written.
             if fits(self.model, trace, units, stays, refused):
                 kept = kept_of(graph.shapes, units, stays)
@@ -205,6 +208,19 @@ class BasicPruning:
             normalizer=options.normalizer,
             seed=options.seed,
             progress=self.progress,
+        )
+
+    def selected(self, graph: ChannelGraph, units: Units, scored: Scored) -> Stays:
+        """Shape (units,): which units stay, by the method and the budget of the options."""
+        options = self.options
+        return select(
+            graph,
+            units,
+            scored.units,
+            options.budget(),
+            method_named(options.method),
+            name=options.method,
+            device=next(iter(self.model.state_dict().values())).device,
         )
 
     def analysis(self) -> Trace:

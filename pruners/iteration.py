@@ -14,6 +14,7 @@ import copy
 import dataclasses
 import io
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,6 +55,7 @@ from pruners.schedules import cumulative
 from pruners.scoring import Scored
 from pruners.store import chosen_by, commit, load_checkpoint, manifest_text, save_bytes
 from pruners.tracing import Trace
+from pruners.trainer_file import Retrainer
 from pruners.training import Loss, cross_entropy, fit
 from pruners.training_state import TrainingState, check_same, read_state, state_bytes
 from pruners.unitmem import UNITMEM_METHODS, UnitMem, choose_images, get_unitmem, importance
@@ -62,6 +64,9 @@ from pruners.written import checked_name
 BY_COUNT = "mag_pruning"
 """Prunes by magnitude, as much at each level as the experiment that `--follow` names."""
 RANDOM = "random"
+
+TRAINER = "trainer"
+"""The folder, in that of its level, where a trainer of the user's keeps what it likes."""
 
 APPLY = ("remove", "mask")
 ACTIVATIONS = ("npz", "json", "none")
@@ -116,6 +121,8 @@ class Plan:
     sparse: str = ""
     """A penalty on channels while training: `group` (lasso) or `norm` (batch-norm scales)."""
     sparse_weight: float = 1e-4
+    trainer: str | None = None
+    """`FILE.py:CLASS` that retrains, as it was named; the class itself goes to `iterate`."""
     seed: int = 0
 
     def check(self) -> None:
@@ -147,6 +154,16 @@ class Plan:
                 if self.follow is None
                 else f"--follow {self.follow}: only for --method {BY_COUNT}"
             )
+        for option, given in (
+            ("--keep-optimizer", self.keep_optimizer),
+            (f"--distill {self.distill:g}", self.distill),
+            (f"--sparse {self.sparse}", self.sparse),
+        ):
+            if self.trainer and given:
+                raise PrunerError(
+                    f"{option}: is of the project's own loop, which --trainer {self.trainer} "
+                    f"replaces; expected one of the two"
+                )
         for option, number, least in (
             ("--epochs", self.epochs, 0),
             ("--pretrain-epochs", self.pretrain_epochs, 0),
@@ -172,22 +189,8 @@ class Plan:
         return {name: _plain(value) for name, value in plain.items()}
 
 
-class Trainer(Protocol):
-    """What `--trainer FILE.py:CLASS` must offer; see `pruners.trainer`."""
-
-    def load_dataloaders(self, batch_size: int, collate_fn: Any) -> Any: ...
-
-    def train(
-        self,
-        net: nn.Module,
-        parameters: Mapping[str, Any],
-        name: str,
-        epochs: int,
-        reload: bool,
-        old_net: nn.Module | None,
-    ) -> nn.Module: ...
-
-    def evaluate(self, net: nn.Module, quant_mode: bool) -> tuple[float, nn.Module]: ...
+MakeTrainer = Callable[[DataSplits, Path], Retrainer]
+"""(splits, a folder of its own) -> what retrains one level."""
 
 
 @dataclass(slots=True)
@@ -207,7 +210,7 @@ def iterate(
     *,
     lvl: int | None = None,
     data: Data | None = None,
-    trainer: Callable[[DataSplits, Path], Trainer] | None = None,
+    trainer: MakeTrainer | None = None,
     command: Sequence[str] = (),
     ranks: Ranks = ALONE,
     stop: Callable[[], bool] = lambda: False,
@@ -223,7 +226,8 @@ def iterate(
             are made anew. By default as -1 for a network without weights, else as 0, and where
             the experiment has begun it goes on where it stands.
         data: where the dataset lies.
-        trainer: makes what retrains the network, for loops of your own.
+        trainer: makes what retrains the network, for loops of your own; it gets a folder that is
+            removed when the level is done.
         command: the exact command, to be stored.
         ranks: the processes that train together; the first one prunes and writes.
         stop: asked after every batch and step of work whether to stop.
@@ -233,6 +237,11 @@ def iterate(
         StoppedError: `stop` said so; the same call goes on.
     """
     plan.check()
+    if trainer is not None and ranks.size > 1:
+        raise PrunerError(
+            f"--trainer {plan.trainer}: retrains in one process, and there are {ranks.size}; "
+            f"expected a run without torchrun"
+        )
     run = Run(Path(folder))
     with chosen_by("--exp DIR"):
         return _Experiment(plan, run, data, trainer, ranks, stop, progress, lvl).run(command)
@@ -244,7 +253,7 @@ class _Experiment:
         plan: Plan,
         run: Run,
         data: Data | None,
-        trainer: Callable[[DataSplits, Path], Trainer] | None,
+        trainer: MakeTrainer | None,
         ranks: Ranks,
         stop: Callable[[], bool],
         progress: bool,
@@ -712,13 +721,22 @@ class _Experiment:
         return self._train(slim, recipe, self.run_.level(number) / TRAINING, loss, start)
 
     def _by_own_trainer(self, number: int, slim: nn.Module) -> None:
+        """In place, whatever the trainer does with the network that it is given."""
+        plan = self.plan
         assert self.own_trainer is not None
-        trainer = self.own_trainer(self.splits, self.run_.level(number))
-        trainer.load_dataloaders(self.plan.batch_size, None)
-        parameters = {"learning_rate": self.plan.lr}
-        trained = trainer.train(slim, parameters, "trained", self.plan.epochs, False, None)
-        if isinstance(trained, nn.Module) and trained is not slim:
-            slim.load_state_dict(trained.state_dict())
+        # It may move the network, or leave it half-trained: it has one of its own.
+        own = self._pruned(number)
+        own.load_state_dict(slim.state_dict())
+        folder = self.run_.level(number) / TRAINER
+        trainer = self.own_trainer(self.splits, folder)
+        what = f"--trainer {plan.trainer or type(trainer).__name__}"
+        trainer.load_dataloaders(plan.batch_size, None)
+        parameters = {"learning_rate": plan.lr}
+        trained = trainer.train(own, parameters, "trained", plan.epochs, False, None)
+        state = (own if trained is None else _module(what, trained)).state_dict()
+        _check_trained(what, slim.state_dict(), state)
+        slim.load_state_dict(state)
+        shutil.rmtree(folder, ignore_errors=True)
 
     def _penalised(self, model: nn.Module, recipe: Recipe) -> Loss:
         """The recipe's loss, with the plan's penalty on channels."""
@@ -843,6 +861,31 @@ class _Level(BasicPruning):
 
 def _no_measure(**context: Any) -> Tensor | None:
     raise PrunerError("a level is analysed before its measure is known")
+
+
+def _module(what: str, trained: object) -> nn.Module:
+    if not isinstance(trained, nn.Module):
+        raise PrunerError(
+            f"{what}: its train returned a {type(trained).__name__}; expected the network, or None "
+            f"where it was trained in place"
+        )
+    return trained
+
+
+def _check_trained(what: str, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
+    """PrunerError where it is not the network that the trainer was given, with numbers in it."""
+    for name in {**before, **after}:
+        shapes = [tuple(s[name].shape) if name in s else "missing" for s in (before, after)]
+        if shapes[0] != shapes[1]:
+            raise PrunerError(
+                f"{what}: after its train, {name} is {shapes[1]}, before {shapes[0]}; expected the "
+                f"same keys and shapes: levels lose channels by --method alone"
+            )
+        if after[name].is_floating_point() and not bool(torch.isfinite(after[name]).all()):
+            raise DivergedError(
+                f"{what}: after its train, {name} is not finite; expected finite weights: try a "
+                f"lower --lr"
+            )
 
 
 def _gone(model: nn.Module, kept: Kept) -> Kept:

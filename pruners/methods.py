@@ -294,6 +294,22 @@ def select(
     )
 
 
+def select_below(
+    graph: ChannelGraph, units: Units, scores: Scores, threshold: float, min_filters: int = 2
+) -> Stays:
+    """Shape (units,): the units that stay when all that score below the threshold go.
+
+    Args:
+        scores: shape (units,); a unit whose score is NaN stays.
+        min_filters: a layer that would get thinner keeps its best ones.
+    """
+    made = np.zeros(units.count, dtype=bool)
+    for axis in graph.outputs():
+        made[units.of(axis)] = True
+    gone = made & ~units.frozen & (scores < threshold)
+    return ~_Floors(graph, units, scores, min_filters, 1.0).kept(gone)
+
+
 class _Selection:
     """What goes for an amount, within what may go."""
 

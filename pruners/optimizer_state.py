@@ -48,6 +48,20 @@ def slim_optimizer(optimizer: Optimizer, full: nn.Module, slim: nn.Module, kept:
     return made
 
 
+def follow(optimizer: Optimizer, full: nn.Module, slim: nn.Module, kept: Kept) -> None:
+    """As `slim_optimizer`, but the given optimizer itself goes on with the slim network.
+
+    What holds the optimizer (a learning-rate scheduler, a loop) need not know that channels went.
+    """
+    state = slim_state(optimizer, full, kept)
+    names = {id(parameter): name for name, parameter in full.named_parameters()}
+    parameters = dict(slim.named_parameters())
+    for group in optimizer.param_groups:
+        group["params"] = [parameters[names[id(p)]] for p in group["params"]]
+    optimizer.state.clear()
+    optimizer.load_state_dict(state)
+
+
 def slim_state(optimizer: Optimizer, full: nn.Module, kept: Kept) -> dict[str, Any]:
     """`optimizer.state_dict()`, with every tensor at the indices that stay.
 

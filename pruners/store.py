@@ -575,8 +575,15 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     return _without_prefix(_read(Path(path)))
 
 
-def load_checkpoint(model: nn.Module, path: str | Path) -> None:
+def load_checkpoint(
+    model: nn.Module,
+    path: str | Path,
+    way_out: str = "check --depth, --num-classes, --input-shape and --arch-args",
+) -> None:
     """Load a checkpoint into the model, every tensor of it; a model that refuses keeps its values.
+
+    Args:
+        way_out: what the message recommends where the checkpoint is of another network.
 
     Raises:
         PrunerError: as `read_state_dict`, or the names or shapes are those of another network.
@@ -600,8 +607,7 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> None:
                     own[name].copy_(values)
         why = " ".join(_differences(state, own).split()) or _one_line(error)
         raise PrunerError(
-            f"checkpoint {path} is not of this {type(model).__name__}: {why}; "
-            f"check --depth, --num-classes, --input-shape and --arch-args"
+            f"checkpoint {path} is not of this {type(model).__name__}: {why}; {way_out}"
         ) from error
 
 

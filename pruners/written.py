@@ -167,7 +167,7 @@ class Written(ABC):
         returned before. `extra` goes into the manifest.
         """
         stem, out = self.fileName, Path(out)
-        self._keep_the_original(out / f"{stem}.py")
+        self.keep_the_original(out / f"{stem}.py")
         outcome = verify if isinstance(verify, Outcome) else self.verified() if verify else None
         content = save_bytes(weights)
 
@@ -270,14 +270,15 @@ class Written(ABC):
             comparisons.append((0, *random))
         return comparisons, random is not None
 
-    def _keep_the_original(self, path: Path) -> None:
+    def keep_the_original(
+        self, path: Path, way_out: str = "--name NAME, or another folder with --out DIR"
+    ) -> None:
         """PrunerError where the file is one that the network's classes come from."""
         modules = (sys.modules.get(type(m).__module__) for m in self.home.modules())
         files = {file for m in modules if (file := getattr(m, "__file__", None)) is not None}
         if path.exists() and any(path.resolve() == Path(file).resolve() for file in files):
             raise PrunerError(
-                f"{path}: the network itself comes from this file; choose another --name NAME, "
-                f"or another folder with --out DIR"
+                f"{path}: the network itself comes from this file; choose another {way_out}"
             )
 
     @property

@@ -51,6 +51,7 @@ from pruners.recipe import Recipe
 from pruners.sampling import BATCHES
 from pruners.stopping import stops
 from pruners.tables import as_json, show_levels
+from pruners.trainer_file import load_trainer, maker
 
 
 def iterate_command(
@@ -144,6 +145,8 @@ def iterate_command(
             for field in dataclasses.fields(Plan)
             if field.name in ctx.params
         }
+        # Before any work: a class that lacks a method is said at once.
+        cls = load_trainer(trainer) if trainer else None
         plan = Plan(
             **{
                 **chosen,
@@ -151,6 +154,7 @@ def iterate_command(
                 "ignore": tuple(ignore or ()),
                 "recalibrate": BATCHES if recalibrate is None else recalibrate,
                 "UM_batch": UM_batch,
+                "trainer": trainer or None,
             },
             request=request,
         )
@@ -159,6 +163,7 @@ def iterate_command(
             exp,
             lvl=lvl,
             data=Data(dataset or SHIPPED_DATASET, data_dir, download),
+            trainer=None if cls is None else maker(cls, ranks.device),
             command=["app.py", *sys.argv[1:]],
             ranks=ranks,
             stop=stop,
