@@ -34,6 +34,7 @@ from pruners.written import Saved
 
 _WIDE = 200
 """Columns where there is no terminal: nothing is cut off or wrapped."""
+_MADE_FROM = "what they are made from, and their figures"
 
 
 def show(table: Table) -> None:
@@ -73,10 +74,13 @@ def files_of(finished: Finished) -> dict[str, tuple[str, str]]:
     facts = (str(saved.manifest), "what was removed and why, figures before and after")
     files = {"source": source, "manifest": facts}
     files["weights"] = (str(saved.weights), "its weights (a plain state_dict)")
+    files["weights_manifest"] = (str(saved.stored.manifest_path), _MADE_FROM)
     if again is not None:
         tuned = finished.stages is not None and finished.stages.finetuned is not None
         kind, what = ("finetuned", "fine-tuned") if tuned else ("recalibrated", "recalibrated")
         files[f"{kind}_weights"] = (str(again.weights), f"its weights, {what}")
+        manifest_path = str(again.stored.manifest_path)
+        files[f"{kind}_weights_manifest"] = (manifest_path, _MADE_FROM)
     return files
 
 
@@ -167,6 +171,7 @@ def written_files(result: WrittenSource, saved: Saved) -> dict[str, tuple[str, s
         "source": (str(saved.source), f"the network, {_imports(result.source)}"),
         "manifest": (str(saved.manifest), "figures, and what was compared"),
         "weights": (str(saved.weights), "its weights (a plain state_dict)"),
+        "weights_manifest": (str(saved.stored.manifest_path), _MADE_FROM),
     }
 
 
