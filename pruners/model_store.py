@@ -23,7 +23,7 @@ import ast
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -342,13 +342,11 @@ class ModelStore:
         folder = self.stage_folder(stage)
         stages = {s: {entry.name for entry in self._entries(s)} for s in STAGES}
         elsewhere = [s for s in STAGES if name in stages[s]]
+        known = sorted(stages[stage])
+        hint = did_you_mean(name, known) or f"; it has {', '.join(known) or 'no versions'};"
         if elsewhere:
-            hint = f"; there is one in stage {' and '.join(elsewhere)}"
-        else:
-            hint = did_you_mean(name, stages[stage]) or (
-                f"; it has {', '.join(sorted(stages[stage]))}" if stages[stage] else "; it is empty"
-            )
-        return PrunerError(f"{folder}: has no {name}{hint}; `python app.py models` lists all")
+            hint = f"; there is one in stage {' and '.join(elsewhere)};"
+        return PrunerError(f"{folder}: has no {name}{hint} `python app.py models` lists all")
 
     def _entries(self, stage: str) -> list[_Entry]:
         """All that is named like a version of a stage, by name and number."""
@@ -460,76 +458,12 @@ def _verify_files(entry: _Entry, version: StoredVersion) -> Iterator[Finding]:
             yield Finding(path, "orphaned", why)
 
 
-# --- descent -----------------------------------------------------------------------------------
+# --- names ------------------------------------------------------------------------------------
 
 
 def is_versioned(file: str) -> bool:
     """Whether this is the name of a version's file, of whatever stage."""
     return any(pattern.fullmatch(file) for pattern in _PATTERN.values())
-
-
-def parents_of(
-    version: StoredVersion, versions: Iterable[StoredVersion]
-) -> list[StoredVersion | Parent]:
-    """What a version was made from: versions of the store, and files from elsewhere.
-
-    Content counts, not names; where several versions hold the same, the name decides.
-    """
-    others = [other for other in versions if other.stem != version.stem]
-    found: list[StoredVersion | Parent] = []
-    for parent in version.parents:
-        same = [other for other in others if parent.sha256 in other.digests.values()]
-        by_name = [o for o in same if parent.file in {path.name for path in o.paths.values()}]
-        found.append(next(iter(by_name or same), parent))
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class Descent:
-    """A version, or a file from elsewhere, and what was made from it."""
-
-    of: StoredVersion | Parent | str
-    """A string where nothing is known but the network's name."""
-    children: tuple[Descent, ...]
-
-
-def descents(versions: Sequence[StoredVersion]) -> list[Descent]:
-    """The trees of descent: at the roots, what lies outside of the store.
-
-    A version with several parents hangs from the first of them.
-    """
-    made: dict[str, list[StoredVersion]] = {}
-    roots: dict[str, Parent | str] = {}
-    for version in versions:
-        parents = parents_of(version, versions)
-        first: StoredVersion | Parent | str = parents[0] if parents else _network_of(version)
-        key = first.stem if isinstance(first, StoredVersion) else repr(first)
-        made.setdefault(key, []).append(version)
-        if not isinstance(first, StoredVersion):
-            roots[key] = first
-    shown: set[str] = set()
-
-    def grown(of: StoredVersion | Parent | str, key: str) -> Descent:
-        children = []
-        for child in made.get(key, ()):
-            if child.stem not in shown:
-                shown.add(child.stem)
-                children.append(grown(child, child.stem))
-        return Descent(of, tuple(children))
-
-    trees = [grown(of, key) for key, of in roots.items()]
-    for version in versions:
-        # Manifests that were edited by hand may form a ring.
-        if version.stem not in shown:
-            shown.add(version.stem)
-            trees.append(grown(version, version.stem))
-    return trees
-
-
-def _network_of(version: StoredVersion) -> str:
-    """The network that a version without a parent came from."""
-    pruning = version.manifest["pruning"] or {}
-    return str(pruning.get("generated_from") or pruning.get("network") or version.name)
 
 
 # --- digests -----------------------------------------------------------------------------------
