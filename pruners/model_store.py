@@ -363,7 +363,7 @@ class ModelStore:
     def _listing(self, stage: str) -> list[Path]:
         folder = self.stage_folder(stage)
         try:
-            return sorted(folder.iterdir()) if folder.exists() else []
+            return sorted(folder.iterdir(), key=lambda p: p.name) if folder.exists() else []
         except OSError as error:
             raise refusal(folder, "read", error) from error
 

@@ -467,7 +467,7 @@ def stale_files(folder: Path) -> list[Path]:
     """Temporary files whose process is gone, or that are a day old; never a live one's."""
     stale = []
     with suppress(OSError):
-        for path in sorted(folder.iterdir()):
+        for path in folder.iterdir():
             found = _TEMPORARY.fullmatch(path.name)
             if not found:
                 continue
@@ -477,7 +477,7 @@ def stale_files(folder: Path) -> list[Path]:
                 gone = found["host"] == _host() and not _is_alive(int(found["pid"]))
                 if old or gone:
                     stale.append(path)
-    return stale
+    return sorted(stale)
 
 
 def _is_alive(pid: int) -> bool:
