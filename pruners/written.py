@@ -41,9 +41,9 @@ _PRUNING = (
     "input_shapes",
     "parameters",
     "macs",
-    "verification",
 )
-"""What the manifest of the weights has of that of the model file."""
+"""What the manifest of the weights has of that of the model file. Whether this was verified is said
+there: it is of the code, and may come later than the weights."""
 
 
 @dataclass(frozen=True, slots=True)
