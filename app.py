@@ -9,6 +9,7 @@ python app.py diff --arch resnet                    original and generated sourc
 python app.py iterate --arch resnet --exp runs/exp1 prune, retrain, and prune again
 python app.py write --arch FILE.py:FUNCTION         source of a network pruned elsewhere
 python app.py experiment --model-name TwoLayerMLP   many ways to prune, compared
+python app.py models                                what the model store holds; verify, show NAME
 python app.py --list                                everything on offer
 """
 
@@ -41,6 +42,7 @@ from pruners.commands.diff import diff_command
 from pruners.commands.experiment import ListsCommand, experiment_command
 from pruners.commands.graph import graph_command
 from pruners.commands.iterate import iterate_command
+from pruners.commands.models import models_app
 from pruners.commands.prune import prune_command
 from pruners.commands.train import train_command
 from pruners.commands.tune import tune_command
@@ -66,6 +68,7 @@ for _name, _command in {
     "write": write_command,
 }.items():
     app.command(_name)(_command)
+app.add_typer(models_app, name="models")
 app.command("experiment", cls=ListsCommand)(experiment_command)
 
 

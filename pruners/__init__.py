@@ -5,7 +5,8 @@ from pruners import prune
 result = prune(model, example_inputs, prune_pct=50)
 result.save("generated")
 
-`write_source` does the same for a network that another tool has pruned.
+`write_source` does the same for a network that another tool has pruned; `load` builds a network
+that a model store holds.
 """
 
 from pruners.base import BasicPruning, Options, PruningResult, Saved, prune
@@ -38,6 +39,7 @@ from pruners.experiments.run import run_experiment
 from pruners.measures import ScoringMeasure
 from pruners.methods import ScoredLayer
 from pruners.mlp_rank import prune_mlp
+from pruners.model_store import ModelFile, ModelStore, Parent, StoredVersion
 from pruners.model_writers import (
     Writer,
     write_activation,
@@ -63,6 +65,7 @@ from pruners.registry import (
     register_mlp,
     register_model,
 )
+from pruners.stored_network import load
 from pruners.version import __version__
 from pruners.weight_transfer import WeightTransferUnit
 from pruners.write_source import WrittenSource, write_source
@@ -87,12 +90,16 @@ __all__ = [
     "Experiment",
     "Interface",
     "Kept",
+    "ModelFile",
+    "ModelStore",
     "Options",
+    "Parent",
     "PrunerError",
     "PruningResult",
     "Saved",
     "ScoredLayer",
     "ScoringMeasure",
+    "StoredVersion",
     "Units",
     "UnsupportedNetworkError",
     "VerificationError",
@@ -108,6 +115,7 @@ __all__ = [
     "evaluate_all",
     "fire",
     "inception",
+    "load",
     "mb_conv",
     "prune",
     "prune_mlp",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,9 +17,11 @@ from pruners.datasets import DataSplits, load_dataset
 from pruners.errors import PrunerError
 from pruners.evaluation import Evaluation, evaluate, evaluate_all
 from pruners.libraries import is_library_network
+from pruners.model_store import ModelStore, Parent
 from pruners.networks import Network, Request, find_network, parsed_shape, takes_any_image
 from pruners.progress import note, stage
 from pruners.recalibration import has_statistics, recalibrate
+from pruners.recipe import Recipe
 from pruners.registry import DATASETS, MODEL_DATA
 from pruners.sampling import BATCHES, sample
 from pruners.store import check_writable
@@ -73,9 +75,23 @@ class Job:
     """Batches of training images for the statistics of batch norms after pruning; 0 for none. By
     default `BATCHES` where a dataset is given."""
     out: Path = Path("generated")
-    weights_out: Path = Path("models/pruned")
+    store_dir: Path = Path("models")
+    """Of the model store; the weights go to `pruned/` in it."""
+    weights_out: Path | None = None
+    """Where given, the folder of the weights in place of that."""
     name: str = ""
     dry_run: bool = False
+
+    @property
+    def weights_dir(self) -> Path:
+        """The folder of the weights."""
+        return pruned_folder(self.store_dir, self.weights_out)
+
+
+def pruned_folder(store_dir: Path, weights_out: Path | None) -> Path:
+    """Where the weights of pruned networks go, by `--store-dir` and `--weights-out`."""
+    store = ModelStore(store_dir, pruned=weights_out)
+    return store.stage_folder("pruned")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +104,11 @@ class Stages:
     recalibrated: Evaluation | None = None
     """With the statistics of its batch norms estimated anew."""
     finetuned: Evaluation | None = None
+
+    @property
+    def last(self) -> Evaluation:
+        """The figures of the last stage."""
+        return self.finetuned or self.recalibrated or self.pruned
 
     def described(self) -> dict[str, Any]:
         """All figures of every stage, as they stand in the manifest."""
@@ -156,9 +177,12 @@ def run_job(job: Job, pruner_class: type[BasicPruning], written: list[Path]) -> 
             figures = evaluate_all([network.model, result.model], splits.test, examples)
             stages = Stages(splits.name, *figures)
 
-    def save(tuned: nn.Module | None) -> Saved | None:
+    parents = () if network.checkpoint is None else (Parent.of(network.checkpoint),)
+
+    def save(tuned: nn.Module | None, parents: Sequence[Parent]) -> Saved | None:
         if job.dry_run:
             return None
+        training, metrics = None, None
         extra: dict[str, Any] = {}
         if stages is not None:
             extra["test_accuracy"] = stages.accuracies()
@@ -167,11 +191,19 @@ def run_job(job: Job, pruner_class: type[BasicPruning], written: list[Path]) -> 
                 extra["recalibration_batches"] = batches
             if stages.finetuned is not None:
                 extra["finetune_epochs"] = job.finetune_epochs
+            metrics = stages.last.described()
+            if tuned is not None:
+                training = _training(stages, job, batches)
         state = result.state_dict if tuned is None else tuned.state_dict()
         with noted(job.out / f"{pruner.fileName}.json", written):
-            return result.save_weights(state, job.out, job.weights_out, outcome, extra)
+            return result.save_weights(
+                *(state, job.out, job.weights_dir, outcome, extra),
+                parents=parents,
+                training=training,
+                metrics=metrics,
+            )
 
-    saved = save(None)
+    saved = save(None, parents)
     if splits is None or stages is None:
         return Finished(network, result, outcome, stages, saved)
     tuned = copy.deepcopy(result.model)
@@ -187,7 +219,18 @@ def run_job(job: Job, pruner_class: type[BasicPruning], written: list[Path]) -> 
         stages = replace(stages, finetuned=evaluate(tuned, splits.test, examples))
     if not norms and not job.finetune_epochs:
         return Finished(network, result, outcome, stages, saved)
-    return Finished(network, result, outcome, stages, saved, tuned, save(tuned))
+    parents = () if saved is None else (saved.stored.parent(),)
+    return Finished(network, result, outcome, stages, saved, tuned, save(tuned, parents))
+
+
+def _training(stages: Stages, job: Job, batches: int) -> dict[str, Any]:
+    """How the weights of a pruned network became what they are, for their manifest."""
+    told: dict[str, Any] = {"dataset": stages.dataset, "seed": job.options.seed}
+    if stages.recalibrated is not None:
+        told["recalibration_batches"] = batches
+    if stages.finetuned is not None:
+        told |= asdict(Recipe(job.finetune_epochs, seed=job.options.seed))
+    return told
 
 
 def _calibration(splits: DataSplits | None, job: Job) -> Calibration | None:
@@ -203,7 +246,7 @@ def _check(job: Job) -> None:
         checked_name(job.name)
     if not job.dry_run:
         check_writable(job.out)
-        check_writable(job.weights_out)
+        check_writable(job.weights_dir)
 
 
 def _told(network: Network, splits: DataSplits | None, job: Job) -> DataSplits | None:

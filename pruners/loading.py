@@ -18,16 +18,24 @@ from torch import nn
 from pruners.errors import PrunerError, did_you_mean
 
 
-def import_source(name: str, source: str) -> ModuleType:
-    """A module made of source text; tracebacks and `inspect.getsource` find its lines."""
-    digest = hashlib.sha256(source.encode()).hexdigest()[:12]
-    unique = f"_generated_{name}_{digest}"
+def import_source(name: str, source: str, path: Path | None = None) -> ModuleType:
+    """A module made of source text; tracebacks and `inspect.getsource` find its lines.
+
+    Args:
+        path: of the file that holds this text, where there is one; else the module has no file.
+    """
+    digest = hashlib.sha256(f"{'' if path is None else path.resolve()}{source}".encode())
+    unique = f"_generated_{name}_{digest.hexdigest()[:12]}"
     if unique in sys.modules:
         return sys.modules[unique]
+    filename = f"<generated {name} {unique[-12:]}>" if path is None else str(path.resolve())
     module = ModuleType(unique)
-    filename = f"<generated {name} {digest}>"
     module.__file__ = filename
-    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    if path is None:
+        lines = source.splitlines(keepends=True)
+        linecache.cache[filename] = (len(source), None, lines, filename)
+    else:
+        linecache.checkcache(filename)
     sys.modules[unique] = module
     try:
         exec(compile(source, filename, "exec"), module.__dict__)

@@ -211,6 +211,7 @@ def _save(
         "source": str(saved.source),
         "manifest": str(saved.manifest),
         "weights": str(saved.weights),
+        "weights_manifest": str(saved.stored.manifest_path),
         "scores": str(path),
     }
 

@@ -55,6 +55,8 @@ class Network:
     """Of one example."""
     weights: Literal["random", "shipped", "pretrained", "checkpoint"]
     device: torch.device
+    checkpoint: Path | None = None
+    """The file that its weights are from, where they are from one."""
 
     def example_inputs(self, seed: int = 0, batch: int = 2) -> Tensor:
         """Random examples, the same for the same seed; two, as batch norm cannot train on one."""
@@ -91,12 +93,14 @@ def find_network(
     if request.weights is not None:
         weights = "pretrained"
     if request.checkpoint is not None:
-        load_checkpoint(model, request.checkpoint)
-        weights = "checkpoint"
+        path, weights = request.checkpoint, "checkpoint"
     elif shipped and path is not None:
-        load_checkpoint(model, path)
         weights = "shipped"
-    return Network(name, model.to(device), shape, weights, device)
+    else:
+        path = None
+    if path is not None:
+        load_checkpoint(model, path)
+    return Network(name, model.to(device), shape, weights, device, path)
 
 
 def unpickled_network(path: Path, input_shape: str | None, device: str, trusted: bool) -> Network:
@@ -116,7 +120,7 @@ def unpickled_network(path: Path, input_shape: str | None, device: str, trusted:
     shape, place = parsed_shape(input_shape), checked_device(device)
     with _no_exit(f"write {path}", "loading it"):
         model = network_from_pickle(path)
-    return Network(type(model).__name__, model.to(place), shape, "checkpoint", place)
+    return Network(type(model).__name__, model.to(place), shape, "checkpoint", place, path)
 
 
 def is_file(arch: str) -> bool:

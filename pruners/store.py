@@ -1,8 +1,9 @@
 """Artifacts: bytes that do not depend on when and where, written whole or not at all.
 
     content = save_bytes(state_dict)
-    name, exists = versioned_name(folder, "resnet20_50_pruned", content)
-    commit({folder / name: content, out / "resnet20_50.json": manifest_text(manifest).encode()})
+    commit({out / "net.pth": content, out / "net.json": manifest_text(manifest).encode()})
+
+Names with versions are given by `model_store.py`.
 
 Reading is the other half: `read_state_dict` and `load_checkpoint` take weights from a file that
 may be anything, and execute nothing found in it.
@@ -27,7 +28,7 @@ import time
 import warnings
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -42,14 +43,14 @@ from torch import Tensor, nn
 
 from pruners.errors import PrunerError, did_you_mean
 
-_VERSION = re.compile(r"(?P<stem>.+)_v(?P<major>0|[1-9]\d*)\.(?P<minor>0|[1-9]\d*)\.pth")
+_VERSION = re.compile(r".+_v(?:0|[1-9]\d*)\.(?:0|[1-9]\d*)\.pth")
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.part")
 _HELD_BACK = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
 _ONE_DAY_S = 86_400.0
 _LINE = 100
-_FOLDERS = ContextVar("folders", default="--out DIR (weights: --weights-out DIR)")
+_FOLDERS = ContextVar("folders", default="--out DIR (weights: --store-dir DIR)")
 """The options that choose the folders that are written."""
 
 
@@ -202,50 +203,14 @@ def _is_numbers(value: Any) -> bool:
     return False
 
 
-# --- names -------------------------------------------------------------------------------------
+# --- writing -----------------------------------------------------------------------------------
 
 
-def versioned_name(folder: str | Path, stem: str, content: bytes) -> tuple[str, bool]:
-    """The name under which these weights are, or are to be, stored in the folder.
-
-    `("resnet20_50_pruned_v1.0.pth", False)` in an empty folder; a version that holds the same
-    content already is named again, with True; other content gets the version after the highest
-    (v1.10 after v1.9). Nothing is reserved: `commit` refuses a version taken meanwhile.
-
-    Raises:
-        PrunerError: the folder cannot be read, or the stem is not a file name.
-    """
-    folder = Path(folder)
-    if not stem or stem != Path(stem).name:
-        raise PrunerError(
-            f"weights name {stem!r}: expected a plain file name; give one with --name"
-        )
-    versions: list[tuple[int, int]] = []
-    try:
-        for path in folder.iterdir() if folder.exists() else ():
-            found = _VERSION.fullmatch(path.name)
-            if found and found["stem"] == stem:
-                versions.append((int(found["major"]), int(found["minor"])))
-        for major, minor in sorted(versions):
-            name = f"{stem}_v{major}.{minor}.pth"
-            if _holds(folder / name, content):
-                return name, True
-    except OSError as error:
-        raise _cannot(folder, "read", error) from error
-    if not versions:
-        return f"{stem}_v1.0.pth", False
-    major, minor = max(versions)
-    return f"{stem}_v{major}.{minor + 1}.pth", False
-
-
-def _holds(path: Path, content: bytes) -> bool:
+def holds_content(path: Path, content: bytes) -> bool:
     """Whether this is a file with exactly this content."""
     if not path.is_file() or path.stat().st_size != len(content):
         return False
     return path.read_bytes() == content
-
-
-# --- writing -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,9 +219,11 @@ class _Step:
 
     temporary: Path
     target: Path
+    claims: bool
+    """Whether it is a version, and must not replace what has its name."""
 
 
-def commit(files: Mapping[Path, bytes]) -> None:
+def commit(files: Mapping[Path, bytes], versions: Collection[Path] = ()) -> None:
     """Write all of these files, or leave every one as it was.
 
     First each content goes to a temporary file in the directory of its target and is flushed to
@@ -267,10 +234,10 @@ def commit(files: Mapping[Path, bytes]) -> None:
     rename fails after others have succeeded, those are taken back: a hard link to the previous
     file was made before it was replaced.
 
-    A file named like `..._v1.3.pth` is a version, and never overwritten: its name is made with
-    `os.link`, which fails where the name exists. With the same content there already it is left
-    alone; otherwise the call raises `VersionTakenError` and the caller asks `versioned_name`
-    again (`publish` does so).
+    A file named like `..._v1.3.pth`, or listed in `versions`, is a version and never overwritten:
+    its name is made with `os.link`, which fails where the name exists. With the same content there
+    already it is left alone; otherwise the call raises `VersionTakenError`, and the caller takes
+    the next name (`ModelStore.add` does so).
 
     The one gap: SIGKILL or a power cut within the renames (microseconds) can leave the first of
     several files new and the last ones old; each of them is whole even then.
@@ -278,12 +245,14 @@ def commit(files: Mapping[Path, bytes]) -> None:
     Args:
         files: content by final path, renamed in this order (versions first); missing parent
             folders are made.
+        versions: those of the files that are versions whatever they are called.
 
     Raises:
         VersionTakenError: a version exists with other content.
         PrunerError: a folder cannot be written.
     """
     plan = {Path(path): content for path, content in files.items()}
+    claimed = {Path(path) for path in versions}
     steps: list[_Step] = []
     try:
         for folder in dict.fromkeys(path.parent for path in plan):
@@ -291,48 +260,21 @@ def commit(files: Mapping[Path, bytes]) -> None:
         for target, content in plan.items():
             if target.is_dir():
                 raise PrunerError(f"{target}: is a directory, expected a file name; {_way_out()}")
-            step = _Step(_temporary_path(target), target)
+            claims = target in claimed or _VERSION.fullmatch(target.name) is not None
+            step = _Step(_temporary_path(target), target, claims)
             # Known to the clean-up below before it exists on the disk.
             steps.append(step)
             try:
                 _write(step.temporary, content)
             except OSError as error:
-                raise _cannot(target.parent, "written", error) from error
-        steps.sort(key=lambda step: _VERSION.fullmatch(step.target.name) is None)
+                raise refusal(target.parent, "written", error) from error
+        steps.sort(key=lambda step: not step.claims)
         with _locked({path.parent for path in plan}), _signals_held_back():
             _rename_all(steps, plan)
     finally:
         for step in steps:
             with suppress(OSError):
                 step.temporary.unlink()
-
-
-def publish(
-    weights_dir: str | Path,
-    stem: str,
-    weights: bytes,
-    others: Callable[[str], Mapping[Path, bytes]],
-) -> Path:
-    """Commit a new version of the weights together with the files that mention its name.
-
-    Args:
-        others: given the name of the weights file, the other files; called again with the next
-            name when another process takes a version first.
-
-    Returns:
-        The path of the weights, which may have existed with this content.
-
-    Raises:
-        PrunerError: a folder cannot be written.
-    """
-    folder = Path(weights_dir)
-    while True:
-        name, exists = versioned_name(folder, stem, weights)
-        try:
-            commit({**({} if exists else {folder / name: weights}), **others(name)})
-        except VersionTakenError:
-            continue
-        return folder / name
 
 
 def check_writable(folder: str | Path) -> None:
@@ -350,14 +292,14 @@ def check_writable(folder: str | Path) -> None:
         with tempfile.TemporaryFile(dir=stands):
             pass
     except OSError as error:
-        raise _cannot(folder, "written", error) from error
+        raise refusal(folder, "written", error) from error
 
 
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _cannot(folder, "written", error) from error
+        raise refusal(folder, "written", error) from error
     _remove_stale(folder)
 
 
@@ -379,12 +321,12 @@ def _rename_all(steps: Sequence[_Step], plan: Mapping[Path, bytes]) -> None:
     try:
         for step in steps:
             try:
-                if _VERSION.fullmatch(step.target.name):
+                if step.claims:
                     _create(step, plan[step.target], undo)
                 else:
                     _replace(step, undo, backups)
             except OSError as error:
-                raise _cannot(step.target.parent, "written", error) from error
+                raise refusal(step.target.parent, "written", error) from error
         for folder in {step.target.parent for step in steps}:
             _flush_folder(folder)
     except BaseException:
@@ -400,7 +342,7 @@ def _rename_all(steps: Sequence[_Step], plan: Mapping[Path, bytes]) -> None:
 
 def _create(step: _Step, content: bytes, undo: list[Callable[[], None]]) -> None:
     """A version gets its name only if nobody has it."""
-    if _holds(step.target, content):
+    if holds_content(step.target, content):
         return
     try:
         os.link(step.temporary, step.target)
@@ -516,7 +458,14 @@ def _host() -> str:
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove temporary files whose process is gone, or that are a day old; never a live one's."""
+    for path in stale_files(folder):
+        with suppress(OSError):
+            path.unlink()
+
+
+def stale_files(folder: Path) -> list[Path]:
+    """Temporary files whose process is gone, or that are a day old; never a live one's."""
+    stale = []
     with suppress(OSError):
         for path in folder.iterdir():
             found = _TEMPORARY.fullmatch(path.name)
@@ -527,7 +476,8 @@ def _remove_stale(folder: Path) -> None:
                 # A process number means something on its own machine only.
                 gone = found["host"] == _host() and not _is_alive(int(found["pid"]))
                 if old or gone:
-                    path.unlink()
+                    stale.append(path)
+    return sorted(stale)
 
 
 def _is_alive(pid: int) -> bool:
@@ -543,7 +493,7 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _cannot(folder: Path, done: str, error: OSError) -> PrunerError:
+def refusal(folder: Path, done: str, error: OSError) -> PrunerError:
     """One line for a folder that refuses."""
     if isinstance(error, FileExistsError | NotADirectoryError):
         stands = next(

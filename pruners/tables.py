@@ -7,7 +7,7 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from rich.tree import Tree
 
 from pruners.channel_graph import ChannelGraph
+from pruners.descent import Descent, descents, parents_of
 from pruners.evaluation import Evaluation
 from pruners.explain import printable
 from pruners.job import Finished
 from pruners.libraries import OFFERED
 from pruners.measures import CALIBRATED, arguments_of, needs
 from pruners.methods import TARGETS
+from pruners.model_store import Finding, ModelStore, Parent, StoredVersion
 from pruners.networks import takes_any_image
 from pruners.registry import DATASETS, MODELS, PRUNING_METHODS, SCORING_MEASURES
 from pruners.report import manifest, source_manifest
@@ -34,10 +37,11 @@ from pruners.written import Saved
 
 _WIDE = 200
 """Columns where there is no terminal: nothing is cut off or wrapped."""
+_MADE_FROM = "what they are made from, and their figures"
 
 
-def show(table: Table) -> None:
-    """The table on stdout; plain text where that is no terminal."""
+def show(table: Table | Tree) -> None:
+    """The table or tree on stdout; plain text where that is no terminal."""
     terminal = Console(file=sys.stdout).is_terminal
     console = Console(file=sys.stdout, width=None if terminal else _WIDE)
     with console.capture() as captured:
@@ -73,10 +77,13 @@ def files_of(finished: Finished) -> dict[str, tuple[str, str]]:
     facts = (str(saved.manifest), "what was removed and why, figures before and after")
     files = {"source": source, "manifest": facts}
     files["weights"] = (str(saved.weights), "its weights (a plain state_dict)")
+    files["weights_manifest"] = (str(saved.stored.manifest_path), _MADE_FROM)
     if again is not None:
         tuned = finished.stages is not None and finished.stages.finetuned is not None
         kind, what = ("finetuned", "fine-tuned") if tuned else ("recalibrated", "recalibrated")
         files[f"{kind}_weights"] = (str(again.weights), f"its weights, {what}")
+        manifest_path = str(again.stored.manifest_path)
+        files[f"{kind}_weights_manifest"] = (manifest_path, _MADE_FROM)
     return files
 
 
@@ -167,6 +174,7 @@ def written_files(result: WrittenSource, saved: Saved) -> dict[str, tuple[str, s
         "source": (str(saved.source), f"the network, {_imports(result.source)}"),
         "manifest": (str(saved.manifest), "figures, and what was compared"),
         "weights": (str(saved.weights), "its weights (a plain state_dict)"),
+        "weights_manifest": (str(saved.stored.manifest_path), _MADE_FROM),
     }
 
 
@@ -208,6 +216,107 @@ def show_levels(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
             percent(row["accuracy"]),
         )
     show(table)
+
+
+def described_store(store: ModelStore) -> dict[str, Any]:
+    """What a model store holds, as plain values."""
+    versions = store.versions()
+    return {
+        "store": str(store.folder),
+        "versions": [
+            {
+                "name": version.name,
+                "stage": version.stage,
+                "version": version.version,
+                "files": {suffix: str(path) for suffix, path in version.paths.items()},
+                "manifest": str(version.manifest_path),
+                "bytes": version.sizes,
+                "made_from": [_called(parent) for parent in parents_of(version, versions)],
+                "metrics": dict(version.metrics),
+            }
+            for version in versions
+        ],
+    }
+
+
+def show_store(store: ModelStore) -> None:
+    """What a model store holds: a line a version, and the tree of descent."""
+    versions = store.versions()
+    if not versions:
+        return print(f"{store.folder}: no versions")
+    table = figures("name", "stage", "version", "size", "parameters", "accuracy", "files", "from")
+    for column in (*table.columns[1:3], *table.columns[6:]):
+        column.justify = "left"
+    for version in versions:
+        parameters, accuracy = (version.metrics.get(n) for n in ("parameters", "accuracy"))
+        table.add_row(
+            version.name,
+            version.stage,
+            version.version,
+            f"{sum(version.sizes.values()) / 1000:,.0f} kB",
+            f"{parameters:,}" if isinstance(parameters, int) else "",
+            f"{accuracy:.1f} %" if isinstance(accuracy, int | float) else "",
+            " ".join(version.paths),
+            Text(", ".join(_called(parent) for parent in parents_of(version, versions))),
+        )
+    show(table)
+    print()
+    for tree in descents(versions):
+        shown = Tree(Text(_called(tree.of)))
+        _grow(shown, tree)
+        show(shown)
+    return None
+
+
+def _grow(shown: Tree, tree: Descent) -> None:
+    for child in tree.children:
+        _grow(shown.add(Text(_called(child.of))), child)
+
+
+def _called(of: StoredVersion | Parent | str) -> str:
+    """A version, or what one was made from, in a line."""
+    if isinstance(of, StoredVersion):
+        return of.stem
+    return printable(f"{of.file} ({of.sha256[:12]})" if isinstance(of, Parent) else of)
+
+
+def show_versions(versions: Sequence[StoredVersion]) -> None:
+    """All that the manifests of these versions say, a line a fact."""
+    for number, version in enumerate(versions):
+        if number:
+            print()
+        print(version.stem)
+        table = figures("", "")
+        table.columns[1].justify, table.show_header = "left", False
+        for suffix, path in version.paths.items():
+            size, digest = version.sizes[suffix], version.digests[suffix]
+            table.add_row(f"  {suffix}", Text(f"{path}  {size:,} bytes  sha256 {digest[:12]}"))
+        table.add_row("  manifest", Text(str(version.manifest_path)))
+        for parent in version.parents:
+            table.add_row("  from", Text(_called(parent)))
+        for part in ("model", "made_with", "training", "pruning", "quantization", "metrics"):
+            for name, value in _facts(part, version.manifest.get(part)):
+                table.add_row(f"  {printable(name)}", Text(value))
+        show(table)
+
+
+def _facts(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """The values in nested objects by their dotted names; what is not known is left out."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _facts(f"{name}.{key}", item)
+    elif value is not None:
+        yield name, printable(value) if isinstance(value, str) else json.dumps(value)
+
+
+def show_findings(findings: Sequence[Finding], store: ModelStore) -> None:
+    """What is wrong with the files of a store, a line a file."""
+    for found in findings:
+        print(printable(f"{found.path}: {found.kind}: {found.message}"))
+    count = len(store.versions())
+    whole = f"{count} version{'' if count == 1 else 's'}"
+    files = f"{len(findings)} file{'' if len(findings) == 1 else 's'}"
+    print(f"{store.folder}: {whole}, {f'{files} damaged or orphaned' if findings else 'all sound'}")
 
 
 def show_groups(graph: ChannelGraph) -> None:

@@ -20,16 +20,30 @@ from torch import Tensor, nn
 
 from pruners.errors import PrunerError
 from pruners.loading import import_source
+from pruners.model_store import ModelFile, ModelStore, Parent, StoredVersion, code_digest
 from pruners.model_writers import Writer
 from pruners.origin import is_library
 from pruners.sizes.rewrites import Rewrites
-from pruners.store import manifest_text, publish, save_bytes
+from pruners.store import manifest_text, save_bytes
 from pruners.tracing import map_tensors
 from pruners.verify import Case, Outcome, require, tells, tolerance_for, verify
 from pruners.verify_child import MismatchError, compare, flatten_output
 
 Comparison = tuple[int, str, Any, Mapping[str, Tensor]]
 """Number of the example, name of the oracle, its output, weights of the generated network."""
+
+
+_PRUNING = (
+    "network",
+    "generated_from",
+    "pruned_before",
+    "options",
+    "input_shapes",
+    "parameters",
+    "macs",
+)
+"""What the manifest of the weights has of that of the model file. Whether this was verified is said
+there: it is of the code, and may come later than the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +55,8 @@ class Saved:
     weights: Path
     verification: Outcome | None
     """None where verification was switched off."""
+    stored: StoredVersion
+    """The weights as a version of the model store, with a manifest of their own."""
 
 
 class Written(ABC):
@@ -107,7 +123,7 @@ class Written(ABC):
     @property
     def source(self) -> str:
         """The text of the model description file."""
-        return self._source(f"{self._weights_stem}_v1.0.pth")
+        return self._source(f"{self._name}_pruned_v1.0.pth")
 
     def source_for(self, weights_name: str, verified: bool = False) -> str:
         """As `source`, for weights under another name.
@@ -139,19 +155,23 @@ class Written(ABC):
         out: str | Path = "generated",
         weights_dir: str | Path = "models/pruned",
         verify: bool = True,
+        parents: Sequence[Parent] = (),
     ) -> Saved:
-        """Write source, manifest and weights: all three, complete and verified, or none.
+        """Write source, manifest and weights with theirs: all complete and verified, or none.
 
         Args:
             out: folder of the model description file and its manifest.
-            weights_dir: folder of the weights; other content gets the next version.
+            weights_dir: folder of the weights, `pruned/` of a model store; other content gets the
+                next version.
             verify: compare with the oracle in a fresh process first.
+            parents: the checkpoint that the network's weights came from, for the manifest of its
+                weights: `[Parent.of("net.pth")]`.
 
         Raises:
             VerificationError: the generated network is not equal to its oracle.
             PrunerError: a folder cannot be written.
         """
-        return self.save_weights(self.state_dict, out, weights_dir, verify)
+        return self.save_weights(self.state_dict, out, weights_dir, verify, parents=parents)
 
     def save_weights(
         self,
@@ -160,27 +180,46 @@ class Written(ABC):
         weights_dir: str | Path,
         verify: bool | Outcome = True,
         extra: Mapping[str, Any] | None = None,
+        *,
+        parents: Sequence[Parent] = (),
+        training: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, Any] | None = None,
     ) -> Saved:
         """As `save`, with other weights of the same shapes (fine-tuned ones) in the weights file.
 
         Verification is of the surviving weights, in either case; `verify` may be what `verified`
-        returned before. `extra` goes into the manifest.
+        returned before. `extra` goes into the manifest; `parents`, `training` and `metrics` into
+        that of the weights, see `ModelStore.add`.
         """
         stem, out = self.fileName, Path(out)
         self.keep_the_original(out / f"{stem}.py")
         outcome = verify if isinstance(verify, Outcome) else self.verified() if verify else None
         content = save_bytes(weights)
 
-        def others(weights_name: str) -> dict[Path, bytes]:
-            source = self._source(weights_name, verified=outcome is not None)
-            facts = self.facts({f"{stem}.py": source.encode(), weights_name: content}, outcome)
+        def others(weights_stem: str) -> dict[Path, bytes]:
+            name = f"{weights_stem}.pth"
+            source = self._source(name, verified=outcome is not None)
+            facts = self.facts({f"{stem}.py": source.encode(), name: content}, outcome)
             return {
                 out / f"{stem}.json": manifest_text({**facts, **(extra or {})}).encode(),
                 out / f"{stem}.py": source.encode(),
             }
 
-        path = publish(weights_dir, self._weights_stem, content, others)
-        return Saved(out / f"{stem}.py", out / f"{stem}.json", path, outcome)
+        facts = self.facts({}, outcome)
+        after = {name: facts[name]["after"] for name in ("parameters", "macs")}
+        stored = ModelStore(Path(weights_dir).parent, pruned=weights_dir).add(
+            "pruned",
+            self._name,
+            {".pth": content},
+            parents=parents,
+            model=ModelFile(f"{stem}.py", self.writer.factory, code_digest(self.source)),
+            training=training,
+            pruning={name: facts[name] for name in _PRUNING if name in facts},
+            metrics={**after, **(metrics or {})},
+            also=others,
+        )
+        weights_path = stored.paths[".pth"]
+        return Saved(out / f"{stem}.py", out / f"{stem}.json", weights_path, outcome, stored)
 
     def case(self, example: int = 0) -> Case:
         """What a fresh process needs to verify this network on one of the example inputs."""
@@ -282,8 +321,9 @@ class Written(ABC):
             )
 
     @property
-    def _weights_stem(self) -> str:
-        return f"{self.fileName.removesuffix('_pruned')}_pruned"
+    def _name(self) -> str:
+        """What the network is called in a model store."""
+        return self.fileName.removesuffix("_pruned")
 
     def _source(self, weights_name: str, verified: bool = False) -> str:
         return self.writer.source(self.header(weights_name, verified))

@@ -450,6 +450,7 @@ def test_the_main_job(run: Run, folder: Path) -> None:
     assert written(folder) == [
         "generated/resnet20_50.json",
         "generated/resnet20_50.py",
+        "models/pruned/resnet20_50_pruned_v1.0.json",
         "models/pruned/resnet20_50_pruned_v1.0.pth",
     ]
     lines = done.out.splitlines()
@@ -479,6 +480,7 @@ def test_json_is_all_there_is_on_stdout(run: Run, folder: Path) -> None:
         "source": "generated/small.py",
         "manifest": "generated/small.json",
         "weights": "models/pruned/small_pruned_v1.0.pth",
+        "weights_manifest": "models/pruned/small_pruned_v1.0.json",
     }
     assert written(folder) == sorted(facts["files"].values())
     assert facts["parameters"]["after"] <= facts["parameters"]["before"] / 2
@@ -505,7 +507,7 @@ def test_dry_run_writes_nothing(run: Run, folder: Path) -> None:
 def test_same_command_same_bytes(run: Run, folder: Path) -> None:
     for out in ("a", "b"):
         assert run(*NET, "--out", out, "--weights-out", out, "--seed", "3").code == 0
-    names = ["net_50.json", "net_50.py", "net_50_pruned_v1.0.pth"]
+    names = ["net_50.json", "net_50.py", "net_50_pruned_v1.0.json", "net_50_pruned_v1.0.pth"]
     assert written(folder) == [f"{out}/{name}" for out in ("a", "b") for name in names]
     for name in names:
         assert (folder / "a" / name).read_bytes() == (folder / "b" / name).read_bytes()
@@ -612,7 +614,7 @@ def test_ctrl_c_within_the_commit_tells_what_was_written(
     # The store holds signals back until all files are there.
     monkeypatch.setattr(pruners.store, "_rename_all", press(pruners.store._rename_all))
     interrupted(run(*NET), "written before: generated/net_50.json")
-    assert len(written(folder)) == 3
+    assert len(written(folder)) == 4
 
 
 @pytest.mark.usefixtures("unverified")
@@ -620,7 +622,7 @@ def test_ctrl_c_while_fine_tuning(run: Run, folder: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("pruners.job.train", press())
     done = run(*NET, "--dataset", "Digits", "--finetune-epochs", "1")
     interrupted(done, "written before: generated/net_50.json")
-    assert len(written(folder)) == 3
+    assert len(written(folder)) == 4
 
 
 def test_ctrl_c_in_a_process(folder: Path) -> None:
@@ -739,10 +741,11 @@ WRITE = ("write", "--input-shape", "3,8,8", "--out", "gen", "--weights-out", "we
 def test_write_what_a_function_returns(run: Run, folder: Path) -> None:
     done = run(*WRITE, "--arch", "nets.py:narrow")
     assert done.code == 0, done.error
-    assert "gen/flat_pruned.py            the network, imports torch only\n" in done.out
+    assert "gen/flat_pruned.py             the network, imports torch only\n" in done.out
     assert "verified: differs from the network in memory by 0.0e+00" in done.out
     assert written(folder) == [
-        *("gen/flat_pruned.json", "gen/flat_pruned.py", "weights/flat_pruned_v1.0.pth")
+        *("gen/flat_pruned.json", "gen/flat_pruned.py"),
+        *("weights/flat_pruned_v1.0.json", "weights/flat_pruned_v1.0.pth"),
     ]
     assert "nn.Conv2d(3, 4, kernel_size=3, padding=1)" in Path("gen/flat_pruned.py").read_text()
 

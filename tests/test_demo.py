@@ -42,7 +42,9 @@ def test_demo(
     assert files == [
         "generated/resnet20_50.json",
         "generated/resnet20_50.py",
+        "models/pruned/resnet20_50_pruned_v1.0.json",
         "models/pruned/resnet20_50_pruned_v1.0.pth",
+        "models/pruned/resnet20_50_pruned_v1.1.json",
         "models/pruned/resnet20_50_pruned_v1.1.pth",
     ]
     assert all(name in out for name in files)
@@ -58,7 +60,7 @@ def test_demo(
             manifest[figure]["after"],
         )
     assert before["accuracy"] == manifest["test_accuracy"]["before"]
-    assert pruned["bytes"] == (tmp_path / files[2]).stat().st_size
-    assert finetuned["bytes"] == (tmp_path / files[3]).stat().st_size
+    assert pruned["bytes"] == (tmp_path / files[3]).stat().st_size
+    assert finetuned["bytes"] == (tmp_path / files[5]).stat().st_size
     assert finetuned["loss"] < pruned["loss"]
     assert "latency_ms" not in finetuned

@@ -596,7 +596,8 @@ def test_files_are_kept_on_request(run: Run, folder: Path, computed: list[Settin
     (name,) = (path.name for path in (folder / "experiment/files").iterdir())
     cell = read_cell(folder / f"experiment/cells/{name}.json")
     assert cell.files == tuple(
-        f"files/{name}/twolayermlp_50{rest}" for rest in (".py", ".json", "_pruned_v1.0.pth")
+        f"files/{name}/twolayermlp_50{rest}"
+        for rest in (".py", ".json", "_pruned_v1.0.pth", "_pruned_v1.0.json")
     )
     manifest = json.loads((folder / "experiment" / cell.files[1]).read_text())
     assert manifest["verification"] == cell.verification

@@ -107,6 +107,7 @@ def test_two_runs_give_identical_files(family: str, tmp_path: Path) -> None:
     assert list(files[0]) == [
         f"{family}_50_Global.json",
         f"{family}_50_Global.py",
+        f"{family}_50_Global_pruned_v1.0.json",
         f"{family}_50_Global_pruned_v1.0.pth",
     ]
     assert files[0] == files[1]

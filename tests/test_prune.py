@@ -240,6 +240,7 @@ def test_two_runs_give_identical_files(tmp_path: Path) -> None:
     assert [p.name for p in a] == [
         "resnet_50.json",
         "resnet_50.py",
+        "resnet_50_pruned_v1.0.json",
         "resnet_50_pruned_v1.0.pth",
     ]
     assert [p.read_bytes() for p in a] == [p.read_bytes() for p in b]

@@ -186,6 +186,7 @@ def test_source_manifest_weights_and_scores(tmp_path: Path) -> None:
         "source": "twolayermlp_12_5.py",
         "manifest": "twolayermlp_12_5.json",
         "weights": "twolayermlp_12_5_pruned_v1.0.pth",
+        "weights_manifest": "twolayermlp_12_5_pruned_v1.0.json",
         "scores": "twolayermlp_12_5_scores.json",
     }
     assert metrics["files"] == {kind: str(out / name) for kind, name in names.items()}

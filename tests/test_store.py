@@ -30,10 +30,8 @@ from pruners.store import (
     commit,
     load_checkpoint,
     manifest_text,
-    publish,
     read_state_dict,
     save_bytes,
-    versioned_name,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -215,36 +213,6 @@ def test_manifest_refuses_other_types() -> None:
         manifest_text({"a": torch.ones(1)})
 
 
-# --- versioned_name ----------------------------------------------------------------------------
-
-
-def test_versions_are_numbers(tmp_path: Path) -> None:
-    assert versioned_name(tmp_path / "later", "net", b"a") == ("net_v1.0.pth", False)
-    for minor in range(10):
-        (tmp_path / f"net_v1.{minor}.pth").write_bytes(b"%d" % minor)
-    assert versioned_name(tmp_path, "net", b"new") == ("net_v1.10.pth", False)
-    (tmp_path / "net_v1.10.pth").write_bytes(b"ten")
-    assert versioned_name(tmp_path, "net", b"new") == ("net_v1.11.pth", False)
-    assert versioned_name(tmp_path, "net", b"ten") == ("net_v1.10.pth", True)
-    assert versioned_name(tmp_path, "net", b"3") == ("net_v1.3.pth", True)
-
-
-def test_other_files_are_no_versions(tmp_path: Path) -> None:
-    for name in ("net_50_v1.7.pth", "net_v1.07.pth", "net_v1.4.pth.bak", ".net_v1.5.pth.part"):
-        (tmp_path / name).write_bytes(b"x")
-    assert versioned_name(tmp_path, "net", b"x") == ("net_v1.0.pth", False)
-    (tmp_path / "net_v1.2.pth").mkdir()
-    assert versioned_name(tmp_path, "net", b"x") == ("net_v1.3.pth", False)
-
-
-def test_bad_names_and_folders(tmp_path: Path) -> None:
-    with pytest.raises(PrunerError, match=r"weights name '\.\./x': expected a plain file name"):
-        versioned_name(tmp_path, "../x", b"")
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(PrunerError, match="file: is a file, expected a directory; choose another"):
-        versioned_name(tmp_path / "file", "net", b"")
-
-
 # --- commit ------------------------------------------------------------------------------------
 
 
@@ -365,6 +333,16 @@ def test_a_version_is_never_overwritten(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"net_v1.0.pth": b"first", "net.py": b"1"}
 
 
+def test_other_files_are_versions_where_they_are_said_to_be(tmp_path: Path) -> None:
+    target, other = tmp_path / "net_v1.0.onnx", tmp_path / "net.py"
+    commit({target: b"first"}, [target])
+    with pytest.raises(VersionTakenError, match=r"net_v1\.0\.onnx: exists with other content"):
+        commit({other: b"2", target: b"second"}, [target])
+    assert contents(tmp_path) == {"net_v1.0.onnx": b"first"}
+    commit({target: b"second"})
+    assert contents(tmp_path) == {"net_v1.0.onnx": b"second"}
+
+
 def test_without_hard_links_the_same_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_links(*args: Any, **kwargs: Any) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
@@ -386,26 +364,6 @@ def test_without_hard_links_the_same_holds(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(PrunerError, match="I/O error"):
         commit({tmp_path / "net.py": b"2", tmp_path / "net.json": b"2"})
     assert contents(tmp_path) == {"net_v1.0.pth": b"w", "net.py": b"1"}
-
-
-def test_publish_takes_the_next_version_when_it_loses(tmp_path: Path) -> None:
-    seen = []
-
-    def others(name: str) -> dict[Path, bytes]:
-        seen.append(name)
-        if len(seen) == 1:
-            # Another process is faster.
-            (tmp_path / name).write_bytes(b"theirs")
-        return {tmp_path / "net.py": name.encode()}
-
-    assert publish(tmp_path, "net", b"ours", others) == tmp_path / "net_v1.1.pth"
-    assert seen == ["net_v1.0.pth", "net_v1.1.pth"]
-    assert contents(tmp_path) == {
-        "net_v1.0.pth": b"theirs",
-        "net_v1.1.pth": b"ours",
-        "net.py": b"net_v1.1.pth",
-    }
-    assert publish(tmp_path, "net", b"ours", others) == tmp_path / "net_v1.1.pth"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -467,7 +425,6 @@ def test_killed_in_the_middle(tmp_path: Path) -> None:
     child.stdout.close()
     assert (tmp_path / "a.py").read_bytes() == b"old"
     assert not list(tmp_path.glob("*.pth"))
-    assert versioned_name(tmp_path, "b", b"new") == ("b_v1.0.pth", False)
     commit({tmp_path / "other": b"2"})
     assert contents(tmp_path) == {"a.py": b"old", "other": b"2"}
 
@@ -486,47 +443,6 @@ def test_only_dead_temporary_files_are_removed(tmp_path: Path) -> None:
     os.utime(tmp_path / ".a.00000000-1-00000001.part", (1, 1))
     commit({tmp_path / "b": b""})
     assert set(contents(tmp_path)) == {"b"} | {name for name, stays in names.items() if stays}
-
-
-def test_two_processes_at_once(tmp_path: Path) -> None:
-    code = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from pruners.store import publish\n"
-        "out, who = Path(sys.argv[1]), sys.argv[2]\n"
-        "print('ready', flush=True)\n"
-        "sys.stdin.read()\n"
-        "for i in range(12):\n"
-        "    text = f'{who} {i} '.encode() * 1000\n"
-        "    pair = {out / 'net.py': text, out / 'net.json': text}\n"
-        "    publish(out, 'net', text, lambda name: pair)\n"
-        "    publish(out, 'net', b'%d' % i, lambda name: {})\n"
-    )
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path), who],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
-        for who in "AB"
-    ]
-    for child in children:
-        assert child.stdout is not None
-        assert child.stdout.readline() == b"ready\n"
-    for child in children:
-        assert child.stdin is not None
-        child.stdin.close()
-    for child in children:
-        assert child.wait(timeout=60) == 0
-        assert child.stdout is not None
-        child.stdout.close()
-    found = contents(tmp_path)
-    # The pair is of one process, every version is whole, and none was lost.
-    assert found.pop("net.py") == found.pop("net.json")
-    expected = {f"{who} {i} ".encode() * 1000 for who in "AB" for i in range(12)}
-    assert set(found.values()) == expected | {b"%d" % i for i in range(12)}
-    assert set(found) == {f"net_v1.{i}.pth" for i in range(len(found))}
 
 
 # --- reading -----------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from pruners.commands.options import (
     Debug,
     Out,
     Seed,
+    StoreDir,
     WeightsOut,
     whole,
 )
@@ -30,7 +31,8 @@ def demo_command(
     ctx: typer.Context,
     epochs: Annotated[int, whole("--epochs", 1, "To fine-tune.")] = 4,
     out: Out = Path("generated"),
-    weights_out: WeightsOut = Path("models/pruned"),
+    store_dir: StoreDir = Path("models"),
+    weights_out: WeightsOut = None,
     seed: Seed = 0,
     debug: Debug = False,
 ) -> None:
@@ -41,6 +43,7 @@ def demo_command(
         Data(SHIPPED_DATASET),
         epochs,
         out=out,
+        store_dir=store_dir,
         weights_out=weights_out,
     )
     with redirect_stdout(sys.stderr):

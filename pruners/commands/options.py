@@ -162,7 +162,14 @@ ExactOnly = Annotated[
     typer.Option("--exact-only", help="Keep channels that a norm over channels counts."),
 ]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the model file and manifest.")]
-WeightsOut = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the weights.")]
+StoreDir = Annotated[
+    Path,
+    typer.Option(metavar="DIR", help="Of the model store: pruned/, quantized/ and final/."),
+]
+WeightsOut = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Folder of the weights, in place of pruned/."),
+]
 Optimizer = Annotated[
     str, typer.Option(metavar="NAME", help=f"How to step: {' or '.join(OPTIMIZERS)}.")
 ]

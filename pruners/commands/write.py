@@ -23,13 +23,15 @@ from pruners.commands.options import (
     Out,
     Plugins,
     Seed,
+    StoreDir,
     Weights,
     WeightsOut,
     given,
     request_of,
 )
 from pruners.errors import PrunerError
-from pruners.job import noted
+from pruners.job import noted, pruned_folder
+from pruners.model_store import Parent
 from pruners.networks import find_network, unpickled_network
 from pruners.plugins import load_plugins
 from pruners.progress import note, stage
@@ -56,7 +58,8 @@ def write_command(
         bool, typer.Option("--trust-pickle", help="Load FILE, which runs the code in it.")
     ] = False,
     out: Out = Path("generated"),
-    weights_out: WeightsOut = Path("models/pruned"),
+    store_dir: StoreDir = Path("models"),
+    weights_out: WeightsOut = None,
     name: Annotated[str, typer.Option(help="Stem of the files, such as resnet18_half.")] = "",
     plugin: Plugins = None,
     seed: Seed = 0,
@@ -73,7 +76,8 @@ def write_command(
         )
     if name:
         checked_name(name)
-    for folder in (out, weights_out):
+    weights_dir = pruned_folder(store_dir, weights_out)
+    for folder in (out, weights_dir):
         check_writable(folder)
     with redirect_stdout(sys.stderr):
         if file is not None:
@@ -96,7 +100,8 @@ def write_command(
             stage("verifying it in a fresh process"),
             noted(out / f"{result.fileName}.json", ctx.obj),
         ):
-            saved = result.save(out, weights_out)
+            parents = () if network.checkpoint is None else (Parent.of(network.checkpoint),)
+            saved = result.save(out, weights_dir, parents=parents)
     if json:
         return print(as_json(described_written(result, saved)))
     return show_written(result, saved)

@@ -190,4 +190,5 @@ class Bench:
         states = [result.state_dict, *([] if tuned is None else [tuned.state_dict()])]
         saved = [result.save_weights(s, folder, folder, outcome, extra) for s in states]
         paths = [saved[-1].source, saved[-1].manifest, *(s.weights for s in saved)]
+        paths += [s.stored.manifest_path for s in saved]
         return tuple(path.relative_to(self.files.parent).as_posix() for path in paths)
