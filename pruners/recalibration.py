@@ -8,6 +8,7 @@ Neural Network Pruning", 2020, section 3.3, "adaptive batch normalization").
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -35,6 +36,9 @@ def _norms(model: nn.Module) -> dict[str, _BatchNorm]:
 def recalibrate(model: nn.Module, batches: Iterable[Any]) -> int:
     """Set running means and variances to their averages over the batches; nothing else changes.
 
+    Where a network chooses its path by the data, a norm counts the batches of which it sees images;
+    one that sees none keeps its statistics.
+
     Args:
         model: in place; its weights stay, and every module ends in the mode it had.
         batches: inputs, or inputs and labels (which are not used), of at least two examples each.
@@ -51,12 +55,13 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> int:
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     momenta = {path: norm.momentum for path, norm in norms.items()}
     count = 0
+    before = {path: copy.deepcopy(norm.state_dict()) for path, norm in norms.items()}
     with modes_restored(model), torch.no_grad():
         model.eval()
         for norm in norms.values():
             norm.reset_running_stats()
             norm.momentum = None  # a plain average over all batches
-            norm.train()
+        hooks = [norm.register_forward_pre_hook(_learn_from_some) for norm in norms.values()]
         try:
             for batch in batches:
                 count += 1
@@ -65,6 +70,10 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> int:
         finally:
             for path, norm in norms.items():
                 norm.momentum = momenta[path]
+                if norm.num_batches_tracked is not None and not norm.num_batches_tracked:
+                    norm.load_state_dict(before[path])
+            for hook in hooks:
+                hook.remove()
     if not count:
         raise PrunerError("recalibration: no batches; expected at least one batch of inputs")
     for path, norm in norms.items():
@@ -75,3 +84,8 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> int:
                     f"images and weights"
                 )
     return len(norms)
+
+
+def _learn_from_some(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """The mean over no images is NaN: a norm on a path without any only passes them on."""
+    norm.train(inputs[0].numel() > 0)
