@@ -27,7 +27,7 @@ from pruners.errors import PrunerError, WriterError, did_you_mean
 from pruners.given import check_examples, check_given, hooked
 from pruners.graph_source import with_source
 from pruners.measures import Measure
-from pruners.methods import USUAL_CAP, Budget, Target, select
+from pruners.methods import USUAL_CAP, Budget, Stays, Target, select
 from pruners.metrics import count_macs
 from pruners.model_writers import Writer
 from pruners.registry import measure_named, method_named
@@ -157,7 +157,7 @@ class BasicPruning:
 
     def run(self) -> PruningResult:
         """Graph, scores and selection; source, weights and verification follow on request."""
-        options, budget = self.options, self.options.budget()
+        options = self.options
         trace = self.analysis()
         graph = trace.graph
         while True:
@@ -165,11 +165,7 @@ class BasicPruning:
             if options.prune_pct and units.frozen.all():
                 raise PrunerError(_nothing_to_remove(self.netName, units))
             scored = self.scored(trace, units)
-            method = method_named(options.method)
-            device = next(iter(self.model.state_dict().values())).device
-            stays = select(
-                graph, units, scored.units, budget, method, name=options.method, device=device
-            )
+            stays = self.chosen(trace, units, scored)
             # Half of every group fits; other widths may need two numbers where one is written.
             if fits(self.model, trace, units, stays, refused):
                 kept = kept_of(graph.shapes, units, stays)
@@ -196,6 +192,19 @@ class BasicPruning:
             normalizer=options.normalizer,
             seed=options.seed,
             progress=self.progress,
+        )
+
+    def chosen(self, trace: Trace, units: Units, scored: Scored) -> Stays:
+        """Shape (units,): which units stay, by the method and the budget of the options."""
+        options = self.options
+        return select(
+            trace.graph,
+            units,
+            scored.units,
+            options.budget(),
+            method_named(options.method),
+            name=options.method,
+            device=next(iter(self.model.state_dict().values())).device,
         )
 
     def analysis(self) -> Trace:

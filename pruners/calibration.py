@@ -133,7 +133,7 @@ def _total(calibration: Calibration) -> int | None:
         return None
 
 
-def _batches(
+def argument_batches(
     model: nn.Module, calibration: Calibration
 ) -> Iterator[tuple[tuple[Any, ...], dict[str, Any], Tensor | None]]:
     """Arguments of the network's forward on its device and in its precision, and labels."""
@@ -274,7 +274,7 @@ class _Activations(Follower):  # type: ignore[no-untyped-call]
                 means = [self._mean(use.reads, "in_activations") for use in uses]
                 result["in_activations"][weight] = torch.stack(means).mean(0)
             for name in self.wanted - {"in_activations"}:
-                rows = [_of_rows(self._mean(use.behind, name), use) for use in uses]
+                rows = [of_rows(self._mean(use.behind, name), use) for use in uses]
                 result[name][weight] = torch.stack(rows).mean(0)
         return result
 
@@ -294,7 +294,7 @@ def _key(place: Place) -> Key:
     return place.step, place.operand, place.dim
 
 
-def _of_rows(values: Tensor, use: Use) -> Tensor:
+def of_rows(values: Tensor, use: Use) -> Tensor:
     """Shape (rows,): for every row the mean over the positions that hold it."""
     size = len(use.makes.units)
     total = np.bincount(use.rows, values.numpy()[use.positions], size)

@@ -236,7 +236,7 @@ def select(
     # Without a cap of the user's own, the usual one gives way before the budget does.
     caps = [budget.max_ratio] if budget.max_ratio is not None else [USUAL_CAP, 1.0]
     for cap in caps:
-        floors = _Floors(graph, units, scores, budget.min_filters, cap)
+        floors = Floors(graph, units, scores, budget.min_filters, cap)
         selection = _Selection(graph, units, scores, budget, floors, method, name, device)
         fixed = selection.by_ratio(ratios, free)
         searched = free & ~np.isin(units.group_of, list(ratios))
@@ -263,7 +263,7 @@ class _Selection:
         units: Units,
         scores: Scores,
         budget: Budget,
-        floors: _Floors,
+        floors: Floors,
         method: Method,
         name: str,
         device: torch.device | str,
@@ -419,7 +419,7 @@ def count_target(
     return _Cost(graph, units, target)(every if stays is None else stays)
 
 
-class _Floors:
+class Floors:
     """How many channels every layer keeps: `min_filters`, and no less than `max_ratio` leaves."""
 
     def __init__(

@@ -146,7 +146,7 @@ class DynamicNeuralNetwork(nn.Module):
 
     def example_batches(self, shape: tuple[int, int, int]) -> list[torch.Tensor]:
         """A complex and a simple image of this shape, together and each alone."""
-        channels, height, width = shape
+        height, width = shape[1:]
         rows = torch.arange(height).unsqueeze(1)
         columns = torch.arange(width)
         noisy = torch.sin(12.9898 * rows + 78.233 * columns) * 43758.5453
