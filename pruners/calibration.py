@@ -109,7 +109,7 @@ def collect(
         model.eval()
         buffers = {id(b): b.clone() for m in trace.state.modules for b in _buffers(m)}
         swap_tensors(trace.state.modules, buffers)
-        for count, (args, kwargs, labels) in enumerate(_batches(model, calibration), 1):
+        for count, (args, kwargs, labels) in enumerate(argument_batches(model, calibration), 1):
             if wanted[0]:
                 watch.run(model, args, kwargs)
             if wanted[1]:

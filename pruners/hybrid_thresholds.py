@@ -77,7 +77,9 @@ class HybridThresholds:
         final is (1 - cos(pi t)) / 2 done: slow, fast, slow.
         """
         start, total = self.annealing_start_epoch, self.total_epochs
-        done = 1.0 if epoch >= total else max(epoch - start, 0) / (total - start)
+        done = float(epoch >= total)
+        if start < epoch < total:
+            done = (epoch - start) / (total - start)
         share = (1 - math.cos(math.pi * done)) / 2
         initial, final = self.initial_thresholds, self.final_thresholds
         if final is None:
