@@ -44,7 +44,7 @@ class Settings:
 OF_MLPS = Settings(epochs=60, lr=0.05, threads=1)
 SETTINGS = {
     "ResNet20": Settings(epochs=30, lr=0.1, threads=2),
-    "DynamicNeuralNetwork": Settings(epochs=20, lr=0.1, threads=2),
+    "DynamicNeuralNetwork": Settings(epochs=12, lr=0.1, threads=1),
 }
 
 

@@ -78,8 +78,8 @@ class DynamicNeuralNetwork(nn.Module):
         super().__init__()
         self.hybrid_thresholds = hybrid_thresholds or HybridThresholds(
             initial_thresholds={"variance": 2.0, "entropy": 0.875, "sparsity": 0.25},
-            annealing_start_epoch=4,
-            total_epochs=16,
+            annealing_start_epoch=2,
+            total_epochs=10,
             final_thresholds={"variance": 1.5, "entropy": 0.8125, "sparsity": 0.375},
         )
         self.conv1 = nn.Conv2d(in_channels, 16, kernel_size=3, padding=1, bias=False)
