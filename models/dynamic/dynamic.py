@@ -1,5 +1,7 @@
 """A network that spends less on simple images: each takes a shallow path or a deep one."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -7,11 +9,8 @@ from torch import nn
 from pruners.decorators import basic_block
 from pruners.hybrid_thresholds import HybridThresholds
 
-BINS = 16
-"""Of the histogram of an image's intensities."""
 
-
-def complexity(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def complexity(x: torch.Tensor, bins: int = 16) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """How much there is to see in each image: (N, C, H, W) -> three tensors of shape (N,).
 
     They are the variance of the intensity (the mean over the channels); the entropy of its
@@ -22,11 +21,11 @@ def complexity(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
     intensity = x.mean(1).flatten(1)
     low, high = intensity.amin(1, keepdim=True), intensity.amax(1, keepdim=True)
     # An image of one colour is all in the lowest bin.
-    scaled = (intensity - low) / (high - low).clamp(min=1e-6) * BINS
-    bins = scaled.floor().clamp(max=BINS - 1)
-    which = torch.arange(BINS, device=x.device, dtype=x.dtype)
-    shares = (bins.unsqueeze(2) == which).to(x.dtype).mean(1)
-    entropy = -(shares * shares.clamp(min=1e-12).log2()).sum(1) / (BINS - 1).bit_length()
+    scaled = (intensity - low) / (high - low).clamp(min=1e-6) * bins
+    which = torch.arange(bins, device=x.device, dtype=x.dtype)
+    found = scaled.floor().clamp(max=bins - 1).unsqueeze(2) == which
+    shares = found.to(x.dtype).mean(1)
+    entropy = -(shares * shares.clamp(min=1e-12).log()).sum(1) / math.log(bins)
     return intensity.var(1, correction=0), entropy, shares[:, 0]
 
 
@@ -65,8 +64,8 @@ class DynamicNeuralNetwork(nn.Module):
     buffers, so a loaded network routes as the one that was trained.
 
     In evaluation a path computes its own images only. In training, and where the network is
-    exported or traced by TorchScript, both compute all images and the one that counts is picked:
-    shapes then do not depend on the data, and the results are the same.
+    compiled, exported or traced, both compute all images and the one that counts is picked: shapes
+    then do not depend on the data, and the results are the same.
     """
 
     def __init__(
@@ -117,7 +116,7 @@ class DynamicNeuralNetwork(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         simple = self.is_simple(x)
         x = F.relu(self.bn1(self.conv1(x)))
-        if self.training or torch.compiler.is_exporting() or torch.jit.is_tracing():
+        if self.training or torch.jit.is_tracing() or torch.compiler.is_compiling():
             shallow, deep = self.shallow(x), self.deep(x)
             return self.fc(torch.where(simple.unsqueeze(1), shallow, deep))
         # The same operators run whatever the data, on no image at all where a path has none: so
