@@ -42,10 +42,7 @@ class Settings:
 
 # Twelve Linears without a norm diverge at 0.1.
 OF_MLPS = Settings(epochs=60, lr=0.05, threads=1)
-SETTINGS = {
-    "ResNet20": Settings(epochs=30, lr=0.1, threads=2),
-    "DynamicNeuralNetwork": Settings(epochs=12, lr=0.1, threads=1),
-}
+SETTINGS = {"ResNet20": Settings(epochs=30, lr=0.1, threads=2)}
 
 
 def train_checkpoint(name: str, out: Path, epochs: int | None = None) -> float:
