@@ -2,6 +2,8 @@
 
 from models import cifar as cifar
 from models import imagenet as imagenet
+from models.dynamic import DynamicNeuralNetwork as DynamicNeuralNetwork
+from models.dynamic import HybridThresholds as HybridThresholds
 from models.mlp import SixLayerMLP as SixLayerMLP
 from models.mlp import ThreeLayerMLP as ThreeLayerMLP
 from models.mlp import TwelveLayerMLP as TwelveLayerMLP

@@ -36,6 +36,7 @@ from pruners.errors import PrunerError, UnsupportedNetworkError, VerificationErr
 from pruners.evaluation import Evaluation, evaluate, evaluate_all
 from pruners.experiments.grid import Experiment
 from pruners.experiments.run import run_experiment
+from pruners.hybrid_thresholds import HybridThresholds
 from pruners.measures import ScoringMeasure
 from pruners.methods import ScoredLayer
 from pruners.mlp_rank import prune_mlp
@@ -66,6 +67,7 @@ from pruners.registry import (
     register_model,
 )
 from pruners.stored_network import load
+from pruners.threshold_pruning import ChannelActivity, channel_activity, prune_by_activation
 from pruners.version import __version__
 from pruners.weight_transfer import WeightTransferUnit
 from pruners.write_source import WrittenSource, write_source
@@ -83,11 +85,13 @@ __all__ = [
     "BasicPruning",
     "Block",
     "Calibration",
+    "ChannelActivity",
     "ChannelGraph",
     "Coupling",
     "DependencyCalculator",
     "Evaluation",
     "Experiment",
+    "HybridThresholds",
     "Interface",
     "Kept",
     "ModelFile",
@@ -111,6 +115,7 @@ __all__ = [
     "basic_block",
     "block_decorator",
     "bottleneck",
+    "channel_activity",
     "evaluate",
     "evaluate_all",
     "fire",
@@ -118,6 +123,7 @@ __all__ = [
     "load",
     "mb_conv",
     "prune",
+    "prune_by_activation",
     "prune_mlp",
     "register_calculator",
     "register_dataset",

@@ -256,7 +256,7 @@ class _Activations(Follower):  # type: ignore[no-untyped-call]
                 if groups:
                     result["in_activations"][axis] = torch.stack(alike).mean(0)
             for name in self.wanted - {"in_activations"}:
-                found = _of_rows([(self._mean(use.behind, name), use) for use in uses])
+                found = of_rows([(self._mean(use.behind, name), use) for use in uses])
                 if found is not None:
                     result[name][axis] = found
         return result
@@ -277,9 +277,11 @@ def _key(place: Place) -> Key:
     return place.step, place.operand, place.dim
 
 
-def _of_rows(uses: Sequence[tuple[Tensor, Use]]) -> Tensor | None:
+def of_rows(uses: Sequence[tuple[Tensor, Use]]) -> Tensor | None:
     """Shape (rows of the weight,): of every row the mean over the calls that make it, each the mean
     over the positions that hold it; None where no call makes one of the rows."""
+    if not uses:
+        return None
     size = uses[0][1].size
     total, calls = np.zeros(size), np.zeros(size)
     for values, use in uses:

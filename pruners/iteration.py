@@ -268,7 +268,8 @@ class _Experiment:
             self.found: Network = find_network(plan.request, self.splits, shipped=lvl != -1)
         self.own_trainer = trainer
         self.name = checked_name(self.found.name.lower())
-        self.inputs = self.found.example_inputs(plan.seed)
+        self.examples = self.found.examples(plan.seed)
+        self.inputs = self.examples[0]
         self.levels: list[Record] = []
         self.goals = self._goals()
         self.images = choose_images(self._size(), plan.images, plan.seed)
@@ -503,7 +504,7 @@ class _Experiment:
         with stage(f"level {number}: analysing") if self.progress else _silence():
             pruning = _Level(
                 model,
-                self.inputs,
+                self.examples,
                 Options(
                     prune_pct=0,
                     target=plan.target,
@@ -744,7 +745,7 @@ class _Experiment:
         if not self.plan.sparse:
             return loss
         plain = without_masks(model, self.found.model) if self.plan.apply == "mask" else model
-        graph = BasicPruning(plain, self.inputs, Options(prune_pct=0)).analysis().graph
+        graph = BasicPruning(plain, self.examples, Options(prune_pct=0)).analysis().graph
         penalty = penalty_named(self.plan.sparse, model, graph)
         return penalised(loss, penalty, self.plan.sparse_weight)
 

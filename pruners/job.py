@@ -157,7 +157,7 @@ def run_job(job: Job, pruner_class: type[BasicPruning], written: list[Path]) -> 
         splits = _told(network, splits, job)
     pruner = pruner_class(
         network.model,
-        network.example_inputs(job.options.seed),
+        network.examples(job.options.seed),
         job.options,
         fileName=job.name,
         netName=network.name,

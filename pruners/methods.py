@@ -261,7 +261,7 @@ def select(
     caps = [budget.max_ratio] if budget.max_ratio is not None else [USUAL_CAP, 1.0]
     too_few: Stays | None = None
     for cap in caps:
-        floors = _Floors(graph, units, scores, budget.min_filters, cap, list(ratios))
+        floors = Floors(graph, units, scores, budget.min_filters, cap, list(ratios))
         selection = _Selection(graph, units, scores, budget, floors, method, name, device)
         fixed = selection.by_ratio(ratios, free)
         searched = free & ~np.isin(units.group_of, list(ratios))
@@ -307,7 +307,7 @@ def select_below(
     for axis in graph.outputs():
         made[units.of(axis)] = True
     gone = made & ~units.frozen & (scores < threshold)
-    return ~_Floors(graph, units, scores, min_filters, 1.0).kept(gone)
+    return ~Floors(graph, units, scores, min_filters, 1.0).kept(gone)
 
 
 class _Selection:
@@ -319,7 +319,7 @@ class _Selection:
         units: Units,
         scores: Scores,
         budget: Budget,
-        floors: _Floors,
+        floors: Floors,
         method: Method,
         name: str,
         device: torch.device | str,
@@ -555,7 +555,7 @@ def count_target(
     return _Cost(graph, units, target)(every if stays is None else stays)
 
 
-class _Floors:
+class Floors:
     """How many channels every layer keeps: `min_filters`, and no less than `max_ratio` leaves.
 
     Args:

@@ -58,11 +58,25 @@ class Network:
     checkpoint: Path | None = None
     """The file that its weights are from, where they are from one."""
 
+    def examples(self, seed: int = 0) -> list[Tensor]:
+        """Batches that between them take every path of the forward.
+
+        Random examples, the same for the same seed; of a network whose path depends on the data,
+        what its own `example_batches(shape)` returns, of images (channels, height, width) as it is
+        used here.
+        """
+        own = getattr(self.model, "example_batches", None)
+        if own is None:
+            return [self.example_inputs(seed)]
+        return [self._placed(batch) for batch in own(self.input_shape)]
+
     def example_inputs(self, seed: int = 0, batch: int = 2) -> Tensor:
         """Random examples, the same for the same seed; two, as batch norm cannot train on one."""
         generator = torch.Generator().manual_seed(seed)
+        return self._placed(torch.randn(batch, *self.input_shape, generator=generator))
+
+    def _placed(self, examples: Tensor) -> Tensor:
         floating = (p.dtype for p in self.model.parameters() if p.is_floating_point())
-        examples = torch.randn(batch, *self.input_shape, generator=generator)
         return examples.to(self.device, next(floating, torch.float32))
 
 

@@ -36,8 +36,9 @@ def _norms(model: nn.Module) -> dict[str, _BatchNorm]:
 def recalibrate(model: nn.Module, batches: Iterable[Any]) -> int:
     """Set running means and variances to their averages over the batches; nothing else changes.
 
-    Batch norms that see no batch (of heads that run in training only) keep what they have; after
-    an error all of them do.
+    Where a network chooses its path by the data, a norm counts the batches of which it sees images.
+    One that sees none (of a head that runs in training only, too) keeps what it has; after an
+    error all of them do.
 
     Args:
         model: in place; its weights stay, and every module ends in the mode it had.
@@ -61,8 +62,12 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> int:
             for norm in norms.values():
                 norm.reset_running_stats()
                 norm.momentum = None  # a plain average over all batches
-                norm.train()
-            _run(model, batches)
+            hooks = [norm.register_forward_pre_hook(_learn_from_some) for norm in norms.values()]
+            try:
+                _run(model, batches)
+            finally:
+                for hook in hooks:
+                    hook.remove()
         seen = [path for path, norm in norms.items() if _batches_of(norm)]
         for path in seen:
             if not all(bool(torch.isfinite(t).all()) for t in _statistics(norms[path])):
@@ -91,6 +96,11 @@ def _run(model: nn.Module, batches: Iterable[Any]) -> None:
             model(*args, **kwargs)
     if not number:
         raise PrunerError("recalibration: no batches; expected at least one batch of inputs")
+
+
+def _learn_from_some(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """The mean over no images is NaN: a norm on a path without any only passes them on."""
+    norm.train(inputs[0].numel() > 0)
 
 
 def _tracked(norm: _BatchNorm) -> list[Tensor]:

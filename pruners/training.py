@@ -103,7 +103,9 @@ def fit(
 
     Args:
         model: maps images (N, *splits.input_shape) to logits (N, at least splits.num_classes).
-            Every module ends in the mode it had.
+            Every module ends in the mode it had. If it has a method `on_epoch(epoch, epochs)`,
+            that is called before every epoch, counted from 0; what it changes must be in the
+            `state_dict`, so that a resumed training goes on with it.
         splits: the data; `splits.augmentation` is applied to the training images.
         recipe: the optimizer and all numbers.
         loss: cross-entropy with the recipe's label smoothing by default.
@@ -264,6 +266,9 @@ class _Run:
         """The rest of the epoch; False where it was stopped before its end."""
         self.model.train()
         self.begun = self.order.get_state()
+        on_epoch = getattr(self.model, "on_epoch", None)
+        if on_epoch is not None and self.batch == 0:  # not again where an epoch is resumed
+            on_epoch(self.epoch, self.recipe.epochs)
         epoch, count = self.epoch + 1, len(self.batches)
         for number, batch in enumerate(self.batches, 1):
             if number <= self.batch:  # done before training was resumed

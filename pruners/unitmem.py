@@ -94,6 +94,8 @@ def get_unitmem(
 ) -> dict[str, UnitMem]:
     """UnitMem of every layer whose channels reach a ReLU-like function, by the layer's path.
 
+    Layers on a path that only some of the images take have none.
+
         memory = get_unitmem(model, splits.train)
         memory["layer1.0.conv1"].values  # shape (channels,)
 
@@ -142,15 +144,18 @@ def get_unitmem(
         model.eval()
         for batch in batches:
             originals = torch.stack([dataset[i][0] for i in batch])
-            watch.start()
+            watch.start(len(originals))
             for _ in range(augmentations):
                 watch.run(model, (change(originals, generator).to(like.device, like.dtype),), {})
             for weight, total in watch.totals.items():
+                if weight in watch.partial:
+                    continue
                 rows[weight].append((total / augmentations).to("cpu", torch.float32))
             tick()
     return {
         weight.removesuffix(".weight"): unitmem_of(torch.cat(parts).numpy(), chosen)
         for weight, parts in rows.items()
+        if weight not in watch.partial
     }
 
 
@@ -205,15 +210,22 @@ class _Maps(Follower):  # type: ignore[no-untyped-call]
             self.at_step.setdefault(use.behind.step, []).append(weight)
         self.picks = {weight: _pick(use) for weight, use in self.uses.items()}
         self.totals: dict[str, Tensor] = {}
+        self.images = 0
+        """How many there are in the batch."""
+        self.partial: set[str] = set()
+        """Layers that were not given every image: a path that some do not take."""
 
-    def start(self) -> None:
-        self.totals = {}
+    def start(self, images: int) -> None:
+        self.totals, self.images = {}, images
 
     def made(self, step: int, out: Any) -> None:
         weights = self.at_step.get(step)
         if not weights:
             return
         (out, *_) = tensors_in([out])
+        if len(out) < self.images:
+            self.partial.update(weights)
+            return
         by_dim: dict[int, Tensor] = {}
         for weight in weights:
             dim = self.uses[weight].behind.dim

@@ -94,7 +94,7 @@ def diff_command(
         if file is None or text is None:
             with stage(f"pruning {network.name} by {prune_pct:g} percent"):
                 pruner = pruner_class(
-                    network.model, network.example_inputs(seed), options, netName=network.name
+                    network.model, network.examples(seed), options, netName=network.name
                 )
                 text = pruner.run().source
             file = Path(f"{pruner.fileName}.py")

@@ -66,7 +66,7 @@ def graph_command(
     request = request_of(ctx)
     with redirect_stdout(sys.stderr), stage(f"analysing {request.arch}"):
         network = find_network(request, shipped=False)
-        graph = analyse(network.model, network.example_inputs(seed)).graph
+        graph = analyse(network.model, network.examples(seed)).graph
     for warning in unknown_operators(graph):
         note(f"warning: {warning}")
     if layer is not None:

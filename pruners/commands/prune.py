@@ -149,7 +149,7 @@ def _check_decorators(job: Job) -> None:
     with redirect_stdout(sys.stderr):
         splits = job.data.load(job.request) if job.data is not None else None
         network = find_network(job.request, splits, shipped=False)
-        inputs = network.example_inputs(job.options.seed)
+        inputs = network.examples(job.options.seed)
         count, lines = analysis.check_decorators(network.model, inputs)
     if lines:
         print("\n".join(lines))

@@ -93,7 +93,7 @@ def write_command(
                 network = find_network(request)
         with stage(f"writing {network.name}"):
             name = name or f"{network.name.lower()}_pruned"
-            result = write_source(network.model, network.example_inputs(seed), name=name)
+            result = write_source(network.model, network.examples(seed), name=name)
             for warning in result.report.warnings:
                 note(f"warning: {warning}")
         with (

@@ -96,7 +96,7 @@ class Bench:
             self._network, self._scores = None, {}  # two large ones need not lie side by side
             splits = self.splits(setting.model, setting.dataset)
             network = network_for(setting.model, splits, seed=setting.seed, device=self.device)
-            figures = evaluate(network.model, splits.test, network.example_inputs(setting.seed))
+            figures = evaluate(network.model, splits.test, network.examples(setting.seed)[0])
             self._network = wanted, network, figures
         return self._network[1], self._network[2]
 
@@ -136,7 +136,7 @@ class Bench:
 
     def _pruned(self, setting: Setting, network: Network) -> PruningResult:
         splits = self.splits(setting.model, setting.dataset)
-        examples = network.example_inputs(setting.seed)
+        examples = network.examples(setting.seed)
         options = setting.options()
         if setting.target == "neurons":
             share = share_of_neurons(network.model, examples, setting.amount, setting.method)

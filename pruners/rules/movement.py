@@ -111,7 +111,7 @@ def join(n: Notes, pieces: Sequence[Tensor], dim: int, shape: Sequence[int]) -> 
             if dim in varies(layer):
                 ids = n.along(layer, dim)
             else:
-                across.append(layer.narrow(dim, 0, 1))
+                across.append(collapse(layer, [dim]))  # of no example, too: size 0 becomes 1
         labelled = labelled or ids is not None
         along.append(torch.zeros(x.shape[dim], dtype=torch.int64) if ids is None else ids)
     result = [spread(torch.cat(along), dim, shape)] if labelled else []
@@ -208,10 +208,18 @@ def indexed(n: Notes, call: Call) -> Labels:
 
 
 def selected(n: Notes, call: Call) -> Labels:
-    """`index_select`, `gather`, `take_along_dim`: along one dimension, by an index tensor."""
+    """`gather`, `take_along_dim`: along one dimension, by an index tensor."""
     dim = call.args[1] % max(call.x.dim(), 1)
     zero = torch.zeros((), dtype=torch.int64).expand(call.args[2].shape)
     return _picked(n, call, [dim], lambda layer: call.func(layer, dim, zero))
+
+
+def index_selected(n: Notes, call: Call) -> Labels:
+    """Labels stay, also where nothing is selected: a path that no example of a batch takes."""
+    dim = call.args[1] % max(call.x.dim(), 1)
+    left = [n.without(layer, [dim], "is picked by index") for layer in n.of(call.x)]
+    found = [collapse(layer, [dim]).expand(call.out.shape) for layer in left if layer is not None]
+    return tuple([n.rectangle(layer) for layer in found if varies(layer)])
 
 
 def _picked(n: Notes, call: Call, dims: Sequence[int], pick: Callable[[Layer], Layer]) -> Labels:
