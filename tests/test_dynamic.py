@@ -506,7 +506,7 @@ def test_the_pruned_network_is_trained_and_pruned_again() -> None:
         ({"thresholds": Fixed(variance=1)}, r"^thresholds: a Fixed; expected .* such as a Hybrid"),
         ({"loader": []}, r"^loader: no batches; expected at least one batch of inputs$"),
         ({"loader": iter([RAMP])}, r"^loader: a list_iterator can be gone through once; expected"),
-        ({"min_filters": 0}, r"min_filters"),
+        ({"min_filters": 0}, r"^--min-filters 0: expected a whole number of at least 1$"),
     ],
 )
 def test_what_cannot_be_pruned_by(changed: dict[str, Any], message: str) -> None:
