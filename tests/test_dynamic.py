@@ -377,19 +377,24 @@ def test_int8_weights_keep_the_paths(pruned: PruningResult) -> None:
 
 
 class Plain(nn.Module):
-    """Four channels behind a ReLU whose activations are known, and a classifier."""
+    """A convolution behind which a ReLU is, and a classifier."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(1, 4, 1)
         self.fc = nn.Linear(4, 2)
-        with torch.no_grad():
-            # Never active; constant; active at the largest value only; as the input.
-            self.conv.weight.copy_(torch.tensor([-1.0, 0, 1, 1]).view(4, 1, 1, 1))
-            self.conv.bias.copy_(torch.tensor([0.0, 2, -14, 0]))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc(torch.relu(self.conv(x)).mean((2, 3)))
+
+
+def plain() -> Plain:
+    """Channels that are never active; constant; active at 15 alone; as the input."""
+    model = Plain().eval()
+    with torch.no_grad():
+        model.conv.weight.copy_(torch.tensor([-1.0, 0, 1, 1]).view(4, 1, 1, 1))
+        model.conv.bias.copy_(torch.tensor([0.0, 2, -14, 0]))
+    return model
 
 
 RAMP = torch.arange(16.0).view(1, 1, 4, 4)
@@ -405,7 +410,7 @@ class Fixed:
 
 
 def test_activity_by_hand() -> None:
-    found = channel_activity(Plain().eval(), [RAMP[:, :, :2], RAMP[:, :, 2:]], RAMP)["conv"]
+    found = channel_activity(plain(), [RAMP[:, :, :2], RAMP[:, :, 2:]], RAMP)["conv"]
     rare = (15 / 16) * math.log2(16 / 15) + math.log2(16) / 16
     assert found.variance == pytest.approx([0, 0, 15 / 256, (16**2 - 1) / 12])
     assert found.entropy == pytest.approx([0, 0, rare / 4, 1])
@@ -414,7 +419,7 @@ def test_activity_by_hand() -> None:
 
 
 def test_channels_below_the_thresholds_go() -> None:
-    model = Plain().eval()
+    model = plain()
     result = prune_by_activation(model, [RAMP], Fixed(**STRICT), 0, RAMP)
     assert result.kept["conv.weight"][0].tolist() == [1, 3]
     assert result.kept["fc.weight"][1].tolist() == [1, 3]
@@ -427,7 +432,7 @@ def test_channels_below_the_thresholds_go() -> None:
 
 
 def test_thresholds_follow_the_epoch() -> None:
-    model, gone = Plain().eval(), []
+    model, gone = plain(), []
     thresholds = HybridThresholds(STRICT, 0, 2, {"variance": 0.01, "entropy": 0.5, "sparsity": 0.5})
     for epoch in (0, 2):
         result = prune_by_activation(model, [RAMP], thresholds, epoch, RAMP, name="plain")
@@ -437,15 +442,15 @@ def test_thresholds_follow_the_epoch() -> None:
 
 def test_two_filters_stay_those_that_vary_most() -> None:
     lenient = Fixed(variance=100.0, entropy=2.0, sparsity=-1.0)
-    result = prune_by_activation(Plain().eval(), [RAMP], lenient, 0, RAMP)
+    result = prune_by_activation(plain(), [RAMP], lenient, 0, RAMP)
     assert result.kept["conv.weight"][0].tolist() == [2, 3]
-    result = prune_by_activation(Plain().eval(), [RAMP], lenient, 0, RAMP, min_filters=3)
+    result = prune_by_activation(plain(), [RAMP], lenient, 0, RAMP, min_filters=3)
     assert result.kept["conv.weight"][0].tolist() == [1, 2, 3]
 
 
 def test_nothing_goes_where_no_channel_is_below() -> None:
     strict = Fixed(variance=0.0, entropy=0.0, sparsity=1.0)
-    result = prune_by_activation(Plain().eval(), [RAMP], strict, 0, RAMP)
+    result = prune_by_activation(plain(), [RAMP], strict, 0, RAMP)
     assert result.report.options["prune_pct"] == 0
     assert result.report.kept_because["conv"] == "nothing was to be removed"
 
@@ -457,17 +462,18 @@ class Coupled(nn.Module):
         super().__init__()
         self.a, self.b = nn.Conv2d(1, 4, 1), nn.Conv2d(1, 4, 1)
         self.fc = nn.Linear(4, 2)
-        with torch.no_grad():
-            for layer, signs in ((self.a, [-1.0, -1, 1, 1]), (self.b, [-1.0, 1, -1, 1])):
-                layer.weight.copy_(torch.tensor(signs).view(4, 1, 1, 1))
-                layer.bias.zero_()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc((torch.relu(self.a(x)) + torch.relu(self.b(x))).mean((2, 3)))
 
 
 def test_coupled_channels_go_when_all_their_layers_say_so() -> None:
-    result = prune_by_activation(Coupled().eval(), [RAMP], Fixed(**STRICT), 0, RAMP)
+    model = Coupled().eval()
+    with torch.no_grad():
+        for layer, signs in ((model.a, [-1.0, -1, 1, 1]), (model.b, [-1.0, 1, -1, 1])):
+            layer.weight.copy_(torch.tensor(signs).view(4, 1, 1, 1))
+            layer.bias.zero_()
+    result = prune_by_activation(model, [RAMP], Fixed(**STRICT), 0, RAMP)
     assert result.kept["a.weight"][0].tolist() == result.kept["b.weight"][0].tolist() == [1, 2, 3]
     assert result.compared().ok
 
@@ -486,7 +492,7 @@ def test_a_path_that_no_image_reached_stays() -> None:
 
 
 def test_the_pruned_network_is_trained_and_pruned_again() -> None:
-    model: nn.Module = Plain().eval()
+    model: nn.Module = plain()
     thresholds = HybridThresholds(STRICT, 0, 2)
     for epoch in range(2):
         model = prune_by_activation(model, [RAMP], thresholds, epoch, RAMP).model
@@ -512,4 +518,4 @@ def test_the_pruned_network_is_trained_and_pruned_again() -> None:
 def test_what_cannot_be_pruned_by(changed: dict[str, Any], message: str) -> None:
     usual = {"loader": [RAMP], "thresholds": Fixed(**STRICT), "epoch": 0, "example_inputs": RAMP}
     with pytest.raises(PrunerError, match=message):
-        prune_by_activation(Plain().eval(), **(usual | changed))
+        prune_by_activation(plain(), **(usual | changed))
