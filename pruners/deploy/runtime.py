@@ -1,0 +1,42 @@
+"""An ONNX file that is called as a network is, so that all figures are measured in one way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class OnnxNetwork(nn.Module):
+    """Tensors in, tensors out, computed by onnxruntime on the CPU.
+
+    Args:
+        content: of the `.onnx` file.
+        threads: that one operator may use.
+
+    Raises:
+        onnxruntime's own errors where it cannot run the file.
+    """
+
+    def __init__(self, content: bytes, threads: int = 1) -> None:
+        super().__init__()
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self.session: Any = onnxruntime.InferenceSession(
+            content, options, providers=["CPUExecutionProvider"]
+        )
+        self.names = tuple(given.name for given in self.session.get_inputs())
+
+    def forward(self, *inputs: Any) -> Any:
+        """The output, or the tuple of them where there are several."""
+        tensors = (x for x in inputs if isinstance(x, Tensor))
+        feeds = {
+            name: x.detach().cpu().numpy() for name, x in zip(self.names, tensors, strict=True)
+        }
+        outputs = tuple(torch.from_numpy(y) for y in self.session.run(None, feeds))
+        return outputs[0] if len(outputs) == 1 else outputs
