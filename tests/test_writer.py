@@ -501,8 +501,8 @@ def test_the_whole_of_a_small_file(written: Written) -> None:
             model.to(torch.float64)  # as its weights are
             if weights is not None:
                 state = torch.load(weights, map_location="cpu", weights_only=True)
-                for name in [name for name in state if f"{name}.scale" in state]:  # int8
-                    state[name] = state[name] * state.pop(f"{name}.scale")
+                for name in [name for name in state if f"{{name}}.scale" in state]:  # int8
+                    state[name] = state[name] * state.pop(f"{{name}}.scale")
                 model.load_state_dict(state)
             return model
         '''

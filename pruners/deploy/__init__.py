@@ -9,8 +9,10 @@ torch_script  the network as TorchScript
 calibration   the inputs that int8 is calibrated with
 onnx_int8     int8 as ONNX: quantize and dequantize operators around float ones
 torch_int8    the same as a torch.export graph
-runtime       an ONNX file that is called as a network is
+quantizing    all int8 forms of a network, and what they get right
+runtime       files that are called as networks are
 unpruned      the network before all pruning, as the manifest tells
+finalizing    folded, exported, and held against the network as it was
 needs         size, memory, work and latency, beside the unpruned network
 failures      which layer and operator a tool could not take
 extra         what has to be installed

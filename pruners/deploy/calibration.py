@@ -14,12 +14,13 @@ FEWEST, MOST = 32, 2000
 """Examples: with fewer, ranges are those of a few images; more change nothing but the time."""
 
 
-def examples_of(batches: Iterable[Any], inputs: int = 1) -> list[tuple[Any, ...]]:
-    """Batches of inputs for the network, of `MOST` examples at most.
+def examples_of(batches: Iterable[Any], inputs: int = 1, most: int = MOST) -> list[tuple[Any, ...]]:
+    """Batches of inputs for the network.
 
     Args:
         batches: of inputs, or of inputs and what follows them (labels), which is left out.
         inputs: how many the network takes.
+        most: examples, of which no more are taken.
 
     Raises:
         PrunerError: fewer than `FEWEST` examples, or a batch with fewer inputs.
@@ -32,10 +33,10 @@ def examples_of(batches: Iterable[Any], inputs: int = 1) -> list[tuple[Any, ...]
             raise PrunerError(
                 f"quantize: a calibration batch has {len(given)} inputs; the network takes {inputs}"
             )
-        given = with_batch(given, min(len(given[0]), MOST - count))
+        given = with_batch(given, min(len(given[0]), most - count))
         count += len(given[0])
         found.append(given)
-        if count == MOST:
+        if count == most:
             break
     if count < FEWEST:
         raise PrunerError(

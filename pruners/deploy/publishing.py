@@ -9,12 +9,14 @@ The one place that knows names and versions; what a stage makes is bytes by suff
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pruners.errors import PrunerError
 from pruners.store import chosen_by, commit, manifest_text
 
 Stage = Literal["quantized", "final"]
@@ -60,8 +62,11 @@ def publish(
     stem = _stem(stage, name, version)
     paths = {suffix: home / f"{stem}{suffix}" for suffix in contents}
     digests = {path.name: hashlib.sha256(contents[s]).hexdigest() for s, path in paths.items()}
-    described = manifest_text({"name": name, "stage": stage, "files": digests, **record})
     paths[".json"] = home / f"{stem}.json"
+    known = _known(paths[".json"])
+    digests = {**known.get("files", {}), **digests}
+    facts = {**known, "name": name, "stage": stage, "files": digests, **record}
+    described = manifest_text(facts)
     with chosen_by("--models DIR"):
         # What is there already holds the same.
         new = {path: contents[s] for s, path in paths.items() if s in contents}
@@ -70,6 +75,19 @@ def publish(
             | {paths[".json"]: described.encode()}
         )
     return Published(version, paths)
+
+
+def _known(record: Path) -> dict[str, Any]:
+    """What is on record of a version that gets more files."""
+    if not record.is_file():
+        return {}
+    try:
+        facts = json.loads(record.read_bytes())
+    except ValueError as error:
+        raise PrunerError(
+            f"{record}: is damaged ({error}); remove it together with its version"
+        ) from error
+    return dict(facts)
 
 
 def destination(stage: Stage, name: str, suffix: str, folder: str | Path = "models") -> Path:

@@ -1,11 +1,14 @@
-"""An ONNX file that is called as a network is, so that all figures are measured in one way."""
+"""Files that are called as networks are, so that all figures are measured in one way."""
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from pruners.deploy.extra import quiet
 
 
 class OnnxNetwork(nn.Module):
@@ -40,3 +43,17 @@ class OnnxNetwork(nn.Module):
         }
         outputs = tuple(torch.from_numpy(y) for y in self.session.run(None, feeds))
         return outputs[0] if len(outputs) == 1 else outputs
+
+
+class Pt2Network(nn.Module):
+    """A `.pt2` file; the operators that it is made of must be known (torchao's, for int8)."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__()
+        with quiet():
+            program = torch.export.load(io.BytesIO(content))
+        # In a tuple, or it would be a child: an exported module refuses eval().
+        self.program = (program.module(),)
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.program[0](*inputs)

@@ -29,8 +29,8 @@ def torchscript_of(model: nn.Module, inputs: Inputs) -> bytes:
     own, buffer = on_cpu(model), io.BytesIO()
     try:
         with quiet(), torch.no_grad():
-            traced = torch.jit.trace(own, with_batch(as_inputs(inputs), 2), check_trace=False)
-            torch.jit.save(torch.jit.freeze(traced), buffer)  # type: ignore[no-untyped-call]
+            traced = torch.jit.trace(own, with_batch(as_inputs(inputs), 2), check_trace=False)  # type: ignore[no-untyped-call]
+            torch.jit.save(torch.jit.freeze(traced), buffer)
     except Exception as error:
         raise PrunerError(
             f"export --torchscript: {place_of(error, own)}: torch.jit.trace cannot follow it "
