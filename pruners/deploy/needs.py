@@ -13,10 +13,10 @@ from pruners.deploy.calibration import FEWEST
 from pruners.deploy.exporting import with_batch
 from pruners.deploy.onnx_file import onnx_of
 from pruners.deploy.onnx_int8 import onnx_int8
-from pruners.deploy.runtime import OnnxNetwork
+from pruners.deploy.runtime import OnnxNetwork, side_by_side_ms
 from pruners.errors import PrunerError
 from pruners.evaluation import weights_bytes
-from pruners.metrics import activation_memory, compare_latency, count_macs, count_parameters
+from pruners.metrics import activation_memory, count_macs, count_parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Needs:
     onnx_bytes: int
     int8_onnx_bytes: int | None
     latency_ms: float
-    """Of one example in onnxruntime, one thread: a median."""
+    """Of one example in onnxruntime, one thread: a median (`side_by_side_ms`)."""
     int8_latency_ms: float | None
 
     def described(self) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def needs_of(networks: Sequence[Forms], inputs: Sequence[Tensor], repeats: int =
     """
     one = with_batch(inputs, 1)
     files = [file for forms in networks for file in (forms.onnx, forms.int8) if file is not None]
-    times = iter(compare_latency([OnnxNetwork(file) for file in files], one, repeats))
+    times = iter(side_by_side_ms([OnnxNetwork(file) for file in files], one, repeats))
     return [
         Needs(
             parameters=count_parameters(forms.model),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import statistics
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -43,6 +46,25 @@ class OnnxNetwork(nn.Module):
         }
         outputs = tuple(torch.from_numpy(y) for y in self.session.run(None, feeds))
         return outputs[0] if len(outputs) == 1 else outputs
+
+
+def side_by_side_ms(
+    networks: Sequence[OnnxNetwork], inputs: Sequence[Any], repeats: int = 50
+) -> list[float]:
+    """Milliseconds that one call takes, for each of the networks, which have one thread each.
+
+    The networks take turns; medians of `repeats` rounds after three that warm up. It is the
+    thread's processor time: the same as the clock's on an idle machine, and hardly more on a busy
+    one, where the clock tells how long others were served.
+    """
+    times: list[list[float]] = [[] for _ in networks]
+    for turn in range(-3, repeats):
+        for network, measured in zip(networks, times, strict=True):
+            start = time.thread_time()
+            network(*inputs)
+            if turn >= 0:
+                measured.append((time.thread_time() - start) * 1e3)
+    return [statistics.median(measured) for measured in times]
 
 
 class Pt2Network(nn.Module):
