@@ -46,19 +46,17 @@ def operator_of(error: BaseException) -> str | None:
 
 
 def reason_of(error: BaseException) -> str:
-    """One line of the error that all others came from, not too long."""
-    *_, first = _chain(error)
+    """One line of the error that the others were made from, not too long."""
+    first = error
+    while first.__cause__ is not None:
+        first = first.__cause__
     lines = [line.strip() for line in str(first).splitlines() if line.strip()]
     text = lines[0] if lines else type(first).__name__
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
-def layer_of(node: torch.fx.Node) -> str:
-    """The path of the module whose forward made this node; empty for the network itself."""
-    return _path_of(node)
-
-
 def _path_of(node: torch.fx.Node) -> str:
+    """The path of the module whose forward made this node; empty for the network itself."""
     stack: dict[str, Any] = node.meta.get("nn_module_stack") or {}
     paths = [entry[0] for entry in stack.values() if isinstance(entry, tuple) and entry[0]]
     return str(paths[-1]).removeprefix("L['self'].") if paths else ""
