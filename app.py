@@ -10,6 +10,9 @@ python app.py iterate --arch resnet --exp runs/exp1 prune, retrain, and prune ag
 python app.py write --arch FILE.py:FUNCTION         source of a network pruned elsewhere
 python app.py experiment --model-name TwoLayerMLP   many ways to prune, compared
 python app.py models                                what the model store holds; verify, show NAME
+python app.py quantize resnet20_50 --dataset Digits int8 of a generated network
+python app.py export resnet20_50 --onnx             the same for other programs
+python app.py finalize resnet20_50                  ready for a device, and what that needs
 python app.py --list                                everything on offer
 """
 
@@ -40,10 +43,13 @@ from pruners.architectures import ARCHITECTURES, setup_pruner
 from pruners.commands.demo import demo_command
 from pruners.commands.diff import diff_command
 from pruners.commands.experiment import ListsCommand, experiment_command
+from pruners.commands.export import export_command
+from pruners.commands.finalize import finalize_command
 from pruners.commands.graph import graph_command
 from pruners.commands.iterate import iterate_command
 from pruners.commands.models import models_app
 from pruners.commands.prune import prune_command
+from pruners.commands.quantize import quantize_command
 from pruners.commands.train import train_command
 from pruners.commands.tune import tune_command
 from pruners.commands.write import write_command
@@ -66,6 +72,9 @@ for _name, _command in {
     "iterate": iterate_command,
     "diff": diff_command,
     "write": write_command,
+    "quantize": quantize_command,
+    "export": export_command,
+    "finalize": finalize_command,
 }.items():
     app.command(_name)(_command)
 app.add_typer(models_app, name="models")

@@ -5,7 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 
-NAMES = ("bench_tracing", "bench_memory", "bench_growth", "bench_scoring", "bench_unitmem")
+NAMES = (
+    "bench_tracing",
+    "bench_memory",
+    "bench_growth",
+    "bench_scoring",
+    "bench_unitmem",
+    "bench_deploy",
+)
 
 if __name__ == "__main__":
     for name in NAMES:

@@ -58,5 +58,8 @@ def build_dataclass(weights: str | Path | None = None, **kwargs) -> Net:
     """The network; given a path, with its weights."""
     model = Net(**kwargs)
     if weights is not None:
-        model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+        for name in [name for name in state if f"{name}.scale" in state]:  # int8
+            state[name] = state[name] * state.pop(f"{name}.scale")
+        model.load_state_dict(state)
     return model
