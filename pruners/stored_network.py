@@ -17,7 +17,6 @@ from torch import nn
 from pruners.errors import PrunerError
 from pruners.loading import import_source
 from pruners.model_store import ModelFile, ModelStore, StoredVersion, code_digest
-from pruners.store import read_state_dict
 
 
 def load(
@@ -59,16 +58,14 @@ def load(
             f"{path}: has no function {model.factory}, which {stored.manifest_path} names; restore "
             f"the manifest from a backup"
         )
-    state = read_state_dict(weights)
     # Building a network draws its first weights, which are replaced at once.
-    with torch.random.fork_rng(devices=[]):
-        network: nn.Module = factory()
     try:
-        network.load_state_dict(state)
+        with torch.random.fork_rng(devices=[]):
+            network: nn.Module = factory(weights=str(weights))
     except Exception as error:
         raise PrunerError(
-            f"{weights}: is no state_dict of {path} ({_one_line(error)}); expected floating-point "
-            f"weights of that file; a quantized network runs from its .onnx"
+            f"{weights}: is no state_dict of {path} ({_one_line(error)}); expected weights of that "
+            f"file, in float or int8; `python app.py models verify` lists what is damaged"
         ) from error
     return network.eval()
 

@@ -7,6 +7,7 @@ import json
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import app
+import pruners
 from pruners import write_source
 from pruners.datasets import load_dataset
 from pruners.deploy.calibration import examples_of
@@ -25,7 +27,6 @@ from pruners.deploy.folding import folded
 from pruners.deploy.model_file import model_file
 from pruners.deploy.onnx_file import check_onnx, onnx_of
 from pruners.deploy.onnx_int8 import onnx_int8
-from pruners.deploy.publishing import publish
 from pruners.deploy.runtime import OnnxNetwork, Pt2Network
 from pruners.deploy.torch_int8 import torch_int8
 from pruners.deploy.torch_script import torchscript_of
@@ -33,6 +34,7 @@ from pruners.deploy.unpruned import unpruned
 from pruners.deploy.weight_int8 import SCALE, dequantized, int8_weights
 from pruners.errors import PrunerError, VerificationError
 from pruners.evaluation import accuracy
+from pruners.model_store import ModelStore
 from pruners.store import save_bytes
 from tests.helpers import image, with_telling_state
 
@@ -292,23 +294,6 @@ def test_a_missing_package_names_the_extra() -> None:
 # --- files -------------------------------------------------------------------------------------
 
 
-def test_versions_are_never_overwritten(tmp_path: Path) -> None:
-    first = publish("final", "net_50", {".onnx": b"1"}, {"k": 1}, tmp_path)
-    assert first.files[".onnx"] == tmp_path / "final" / "net_50_v1.0_final.onnx"
-    more = publish("final", "net_50", {".pth": b"2"}, {"k": 2}, tmp_path)
-    assert more.version == "1.0"
-    facts = json.loads(more.files[".json"].read_text())
-    assert list(facts["files"]) == ["net_50_v1.0_final.onnx", "net_50_v1.0_final.pth"]
-    other = publish("final", "net_50", {".onnx": b"3"}, {}, tmp_path)
-    assert other.version == "1.1"
-    assert first.files[".onnx"].read_bytes() == b"1"
-    named = publish("quantized", "net_50", {".pth": b"1"}, {}, tmp_path).files[".pth"]
-    assert named.name == "net_50_quantized_v1.0.pth"
-    more.files[".json"].write_text("{")
-    with pytest.raises(PrunerError, match=r"v1.0_final.json: is damaged"):
-        publish("final", "net_50", {".pth": b"2"}, {}, tmp_path)
-
-
 class Digits(nn.Module):
     """Reads digits; a template of the ten means."""
 
@@ -334,10 +319,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(home: Path) -> list[str]:
-    return [
-        *("--out", str(home / "generated"), "--weights-out", str(home / "pruned")),
-        *("--models", str(home / "models")),
-    ]
+    return ["--out", str(home / "generated"), "--store-dir", str(home)]
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -347,7 +329,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 
 def test_a_generated_file_loads_int8_weights(home: Path, tmp_path: Path) -> None:
-    file = model_file("digits_small", home / "generated", home / "pruned")
+    file = model_file("digits_small", home / "generated", ModelStore(home))
     path = tmp_path / "int8.pth"
     path.write_bytes(save_bytes(int8_weights(file.model)))
     assert path.stat().st_size < file.weights.stat().st_size
@@ -366,12 +348,12 @@ def test_quantize_command(home: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert quantization["calibration_samples"] == 64
     assert set(quantization["answers"]) == {"float", "onnx", "pth", "pt2"}
     assert abs(quantization["answers"]["float"]["accuracy"] - 10) < 15
-    content = Path(facts["files"]["onnx"]).read_bytes()
+    content = Path(facts["paths"]["onnx"]).read_bytes()
     test = load_dataset("Digits", input_shape=(3, 8, 8)).test
     assert accuracy(OnnxNetwork(content), test) == pytest.approx(
         quantization["answers"]["onnx"]["accuracy"], abs=1e-3
     )
-    assert facts["files"]["pth"].endswith("quantized/digits_small_quantized_v1.0.pth")
+    assert facts["paths"]["pth"].endswith("quantized/digits_small_quantized_v1.0.pth")
     for image_batch, _ in DataLoader(test, 4):
         assert OnnxNetwork(content)(image_batch).shape == (4, 10)
         break
@@ -389,11 +371,39 @@ def test_export_and_finalize_commands(home: Path, capsys: pytest.CaptureFixture[
     assert "note: no figures of the unpruned network" in err
     assert "1 of 1 batch norms folded" in out
     assert "peak activation memory" in out
-    # The ONNX file is the one that was exported, so the version is.
-    final = home / "models" / "final"
-    assert (final / "digits_small_v1.0_final.pth").is_file()
-    assert {path.suffix for path in final.iterdir()} == {".onnx", ".pth", ".pt2", ".ts", ".json"}
-    assert {path.stem for path in final.iterdir()} == {"digits_small_v1.0_final"}
+    store = ModelStore(home)
+    first, second = store.versions("digits_small", "final")
+    assert set(first.paths) == {".onnx", ".pt2", ".ts"}
+    assert set(second.paths) == {".onnx", ".pth"}
+    assert second.version == "1.1"
+    assert second.metrics["batch_norms_folded"] == ["bn"]
+    # Both were made from the pruned weights, and belong to the generated file.
+    weights = store.find("digits_small", "pruned")
+    assert first.parents == second.parents == (weights.parent(),)
+    assert first.model == second.model == weights.model
+    assert store.verify() == []
+    code, out, err = run(capsys, "finalize", "digits_small", *options(home))
+    assert code == 0, err
+    assert len(store.versions("digits_small", "final")) == 2  # the same content
+
+
+def test_stored_networks_are_loaded(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--dataset", "Digits", "--samples", "64", *options(home)]
+    assert run(capsys, "quantize", "digits_small", *arguments)[0] == 0
+    assert run(capsys, "finalize", "digits_small", *options(home))[0] == 0
+    places: dict[str, Any] = {"store_dir": home, "out": home / "generated"}
+    before = pruners.load("digits_small", "pruned", **places)
+    final = pruners.load("digits_small", **places)
+    torch.testing.assert_close(final(X), before(X))
+    small = pruners.load("digits_small", "quantized", **places)
+    torch.testing.assert_close(small(X), before(X), rtol=0.1, atol=0.05)
+    # What the issue of users says: two lines of a script.
+    names: dict[str, Any] = {}
+    exec((home / "generated" / "digits_small.py").read_text(), names)
+    path = ModelStore(home).find("digits_small", "final").paths[".pth"]
+    model = names["digits"]()
+    model.load_state_dict(torch.load(path, weights_only=True))
+    torch.testing.assert_close(model.eval()(X), before(X))
 
 
 @pytest.mark.parametrize(
@@ -421,7 +431,7 @@ def test_weights_of_another_network_are_refused(home: Path, tmp_path: Path) -> N
     other = tmp_path / "other.pth"
     torch.manual_seed(5)
     other.write_bytes(save_bytes(Digits().state_dict()))
-    args = ("digits_small", home / "generated", home / "pruned", other)
+    args = ("digits_small", home / "generated", ModelStore(home), other)
     with pytest.raises(
         PrunerError,
         match=r"other.pth \(sha256 \w{12}\.\.\.\) does not belong to .*digits_small.py, whose "
@@ -444,11 +454,20 @@ def test_damaged_model_files(home: Path, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"files": {"a.py": "0"}, "input_shapes": [[3, 8, 8]]}')
     with pytest.raises(PrunerError, match=r"a.py is not the file that its manifest describes"):
         model_file("a", tmp_path)
-    with pytest.raises(PrunerError, match=r"no .*a_pruned_v1.0.pth, or a later version"):
-        model_file("a", tmp_path, tmp_path, any_weights=True)
-    (tmp_path / "a_pruned_v1.0.pth").write_bytes(save_bytes(nn.Linear(2, 2).state_dict()))
+    store = ModelStore(tmp_path)
+    with pytest.raises(
+        PrunerError, match=r"^quantize a: .*pruned: has no a; .*; --checkpoint FILE names other wei"
+    ):
+        model_file("a", tmp_path, store, any_weights=True)
+    weights = store.add("pruned", "a", {".pth": save_bytes(nn.Linear(2, 2).state_dict())})
     with pytest.raises(PrunerError, match=r"a.py has no function that takes weights"):
-        model_file("a", tmp_path, tmp_path, any_weights=True)
+        model_file("a", tmp_path, store, any_weights=True)
+    weights.paths[".pth"].write_bytes(b"other")
+    with pytest.raises(PrunerError, match=r"a_pruned_v1.0.pth: is damaged \(sha256 "):
+        model_file("a", tmp_path, store, any_weights=True)
+    weights.paths[".pth"].unlink()
+    with pytest.raises(PrunerError, match=r"a_pruned_v1.0.pth: is missing; restore it"):
+        model_file("a", tmp_path, store, any_weights=True)
 
 
 def test_the_unpruned_network_is_built_from_the_manifest() -> None:

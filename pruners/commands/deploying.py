@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from pruners.datasets import DataSplits, load_dataset
-from pruners.deploy.model_file import ModelFile, model_file
-from pruners.deploy.publishing import Published
+from pruners.deploy.model_file import SlimNetwork, model_file
 from pruners.errors import PrunerError
+from pruners.model_store import ModelStore, StoredVersion
 from pruners.progress import stage
 
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="Of a generated file, such as resnet20_50.")
 ]
-Models = Annotated[Path, typer.Option(metavar="DIR", help="Folder of quantized/ and final/.")]
 AnyWeights = Annotated[
     bool, typer.Option("--any-weights", help="Take weights that the manifest does not name.")
 ]
 
 
-def loaded(ctx: typer.Context, what: str) -> ModelFile:
+def loaded(ctx: typer.Context, what: str) -> SlimNetwork:
     """The model file that a command's options name; each is named as the argument is."""
     given = ctx.params
     with stage(f"loading {given['name']}"):
         return model_file(
             given["name"],
             given["out"],
-            given["weights_out"],
+            store_of(ctx),
             given["checkpoint"],
             given["any_weights"],
             what,
         )
 
 
-def images_for(file: ModelFile, dataset: str, folder: Path, download: bool) -> DataSplits:
+def images_for(file: SlimNetwork, dataset: str, folder: Path, download: bool) -> DataSplits:
     """The splits of the dataset, in the shape that the network was pruned with."""
     shapes = file.facts["input_shapes"]
     if len(shapes) != 1 or len(shapes[0]) != 3:
@@ -49,7 +49,33 @@ def images_for(file: ModelFile, dataset: str, folder: Path, download: bool) -> D
     return load_dataset(dataset, folder, download, (channels, height, width))
 
 
-def paths_of(ctx: typer.Context, published: Published) -> dict[str, str]:
-    """Where the files are, by kind; they are also named should Ctrl-C come now."""
-    ctx.obj.extend(published.files.values())
-    return {suffix.removeprefix("."): str(path) for suffix, path in published.files.items()}
+def store_of(ctx: typer.Context) -> ModelStore:
+    """The store that a command's options name."""
+    return ModelStore(ctx.params["store_dir"], pruned=ctx.params["weights_out"])
+
+
+def publish(
+    ctx: typer.Context,
+    stage: str,
+    file: SlimNetwork,
+    contents: Mapping[str, bytes],
+    **record: Mapping[str, Any],
+) -> tuple[StoredVersion, dict[str, str]]:
+    """Store the contents as a version; it, and where its files are, by kind.
+
+    Args:
+        record: as for `ModelStore.add`: quantization, metrics.
+    """
+    stored = store_of(ctx).add(
+        stage,
+        file.name,
+        contents,
+        parents=[file.parent],
+        model=file.belongs_to,
+        pruning=file.pruning,
+        **record,  # type: ignore[arg-type]
+    )
+    paths = {**stored.paths, ".json": stored.manifest_path}
+    # They are also named should Ctrl-C come now.
+    ctx.obj.extend(paths.values())
+    return stored, {suffix.removeprefix("."): str(path) for suffix, path in paths.items()}

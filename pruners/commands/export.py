@@ -5,17 +5,16 @@ from __future__ import annotations
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from pruners.commands.deploying import AnyWeights, Models, Name, loaded, paths_of
-from pruners.commands.options import AsJson, Checkpoint, Debug, Out, Seed, WeightsOut
+from pruners.commands.deploying import AnyWeights, Name, loaded, publish
+from pruners.commands.options import AsJson, Checkpoint, Debug, Out, Seed, StoreDir, WeightsOut
 from pruners.deploy.exporting import pt2_of
 from pruners.deploy.extra import need
 from pruners.deploy.finalizing import without_norms
 from pruners.deploy.onnx_file import check_onnx, onnx_of
-from pruners.deploy.publishing import publish
 from pruners.deploy.torch_script import torchscript_of
 from pruners.errors import PrunerError
 from pruners.progress import stage
@@ -38,8 +37,8 @@ def export_command(
     checkpoint: Checkpoint = None,
     any_weights: AnyWeights = False,
     out: Out = Path("generated"),
-    weights_out: WeightsOut = Path("models/pruned"),
-    models: Models = Path("models"),
+    store_dir: StoreDir = Path("models"),
+    weights_out: WeightsOut = None,
     seed: Seed = 0,
     json: AsJson = False,
     debug: Debug = False,
@@ -66,10 +65,9 @@ def export_command(
                 errors["onnx"] = check_onnx(contents[".onnx"], ready, inputs)
             if pt2:
                 contents[".pt2"] = pt2_of(ready, inputs)
-        record: dict[str, Any] = file.told()
-        paths = paths_of(ctx, publish("final", name, contents, record, models))
+        stored, paths = publish(ctx, "final", file, contents)
     if json:
-        return print(as_json({**record, "errors": errors, "files": paths}))
+        return print(as_json({**stored.manifest, "errors": errors, "paths": paths}))
     show_files({kind: (path, _ABOUT[kind]) for kind, path in paths.items()})
     if onnx:
         error = f"{errors['onnx']:.1e}"

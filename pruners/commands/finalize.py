@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from pruners.commands.deploying import AnyWeights, Models, Name, images_for, loaded, paths_of
+from pruners.commands.deploying import AnyWeights, Name, images_for, loaded, publish
 from pruners.commands.options import (
     ArchArgs,
     AsJson,
@@ -25,15 +25,15 @@ from pruners.commands.options import (
     NumClasses,
     Out,
     Seed,
+    StoreDir,
     WeightsOut,
     request_of,
 )
 from pruners.deploy.calibration import examples_of
 from pruners.deploy.extra import need
 from pruners.deploy.finalizing import Final, finalize
-from pruners.deploy.model_file import ModelFile
+from pruners.deploy.model_file import SlimNetwork
 from pruners.deploy.needs import Needs, forms_of, needs_of
-from pruners.deploy.publishing import publish
 from pruners.deploy.runtime import OnnxNetwork
 from pruners.deploy.unpruned import unpruned
 from pruners.evaluation import accuracy
@@ -66,8 +66,8 @@ def finalize_command(
     checkpoint: Checkpoint = None,
     any_weights: AnyWeights = False,
     out: Out = Path("generated"),
-    weights_out: WeightsOut = Path("models/pruned"),
-    models: Models = Path("models"),
+    store_dir: StoreDir = Path("models"),
+    weights_out: WeightsOut = None,
     seed: Seed = 0,
     json: AsJson = False,
     debug: Debug = False,
@@ -99,26 +99,28 @@ def finalize_command(
             forms += [] if full is None else [forms_of(full, inputs)]
             slim, *before = needs_of(forms, inputs)
             needs = dict(zip(("final", "unpruned"), (slim, *before), strict=False))
-        record: dict[str, Any] = {
-            **file.told(),
-            "folded": list(final.folded),
-            "not_folded": list(final.left),
+        metrics: dict[str, Any] = {
+            **({"accuracy": round(accuracies["final"], 4), "dataset": dataset} if splits else {}),
+            "parameters": slim.parameters,
+            "macs": slim.macs,
+            "batch_norms_folded": list(final.folded),
+            "batch_norms_left": list(final.left),
             "needs": {which: n.described() for which, n in needs.items()},
-            **({"test_accuracy": {"dataset": dataset, **accuracies}} if accuracies else {}),
         }
-        paths = paths_of(ctx, publish("final", name, final.contents, record, models))
+        stored, paths = publish(ctx, "final", file, final.contents, metrics=metrics)
     if json:
-        record["latency_ms"] = {
+        latency = {
             which: {"float": n.latency_ms, "int8": n.int8_latency_ms} for which, n in needs.items()
         }
-        return print(as_json({**record, "errors": errors, "files": paths}))
+        found = {**stored.manifest, "latency_ms": latency, "errors": errors, "paths": paths}
+        return print(as_json(found))
     show_files({kind: (path, _ABOUT[kind]) for kind, path in paths.items()})
     print()
     _show(slim, before)
     return _show_checks(file, final, errors, accuracies, dataset)
 
 
-def _loads(file: ModelFile, final: Final) -> float:
+def _loads(file: SlimNetwork, final: Final) -> float:
     """Load the final weights with the generated file in a fresh process; how far its output is
     from the network's before batch norms were folded. VerificationError where it is too far."""
     inputs = file.example_inputs(seed=1)
@@ -170,7 +172,7 @@ def _show(slim: Needs, before: Sequence[Needs]) -> None:
 
 
 def _show_checks(
-    file: ModelFile,
+    file: SlimNetwork,
     final: Final,
     errors: dict[str, float],
     accuracies: dict[str, float],

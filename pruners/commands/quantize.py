@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pruners.commands.deploying import AnyWeights, Models, Name, images_for, loaded, paths_of
+from pruners.commands.deploying import AnyWeights, Name, images_for, loaded, publish
 from pruners.commands.options import (
     AsJson,
     Checkpoint,
@@ -19,11 +19,11 @@ from pruners.commands.options import (
     Download,
     Out,
     Seed,
+    StoreDir,
     WeightsOut,
     whole,
 )
 from pruners.deploy.extra import need
-from pruners.deploy.publishing import publish
 from pruners.deploy.quantizing import SAMPLES, Quantized, quantize
 from pruners.errors import PrunerError
 from pruners.evaluation import weights_bytes
@@ -51,8 +51,8 @@ def quantize_command(
     checkpoint: Checkpoint = None,
     any_weights: AnyWeights = False,
     out: Out = Path("generated"),
-    weights_out: WeightsOut = Path("models/pruned"),
-    models: Models = Path("models"),
+    store_dir: StoreDir = Path("models"),
+    weights_out: WeightsOut = None,
     seed: Seed = 0,
     json: AsJson = False,
     debug: Debug = False,
@@ -78,10 +78,16 @@ def quantize_command(
             )
         for warning in made.warnings:
             note(f"warning: {warning}")
-        record = {**file.told(), "quantization": made.described(dataset), "seed": seed}
-        paths = paths_of(ctx, publish("quantized", name, made.contents, record, models))
+        stored, paths = publish(
+            ctx,
+            "quantized",
+            file,
+            made.contents,
+            quantization={**made.described(dataset), "seed": seed},
+            metrics={"accuracy": round(made.answers[".onnx"].accuracy, 4)},
+        )
     if json:
-        return print(as_json({**record, "files": paths}))
+        return print(as_json({**stored.manifest, "paths": paths}))
     show_files({kind: (path, _ABOUT[kind]) for kind, path in paths.items()})
     print()
     return _show(made, weights_bytes(file.model))

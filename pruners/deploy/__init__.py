@@ -16,7 +16,6 @@ finalizing    folded, exported, and held against the network as it was
 needs         size, memory, work and latency, beside the unpruned network
 failures      which layer and operator a tool could not take
 extra         what has to be installed
-publishing    where the files go
 
-All take a network in memory and return bytes; only `publishing` writes.
+All take a network in memory and return bytes; the commands put them into the model store.
 """

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from pruners.errors import PrunerError, did_you_mean
 from pruners.loading import module_from_file
+from pruners.model_store import ModelFile, ModelStore, Parent, StoredVersion, code_digest
 from pruners.store import load_checkpoint
 from pruners.version import __version__
 
@@ -28,8 +28,8 @@ _TOLD = ("network", "generated_from", "pruned_before", "options", "parameters", 
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFile:
-    """A slim network that a file describes."""
+class SlimNetwork:
+    """A slim network that a generated file describes."""
 
     name: str
     """Stem of the file: `resnet20_50`."""
@@ -46,6 +46,21 @@ class ModelFile:
     parents: Mapping[str, str]
     """Digests (sha256) of the file and the weights, by name."""
 
+    @property
+    def belongs_to(self) -> ModelFile:
+        """What the store is to know of the file."""
+        return ModelFile(self.path.name, self.factory, code_digest(self.source))
+
+    @property
+    def parent(self) -> Parent:
+        """What the store is to know of the weights."""
+        return Parent(self.weights.name, self.parents[self.weights.name])
+
+    @property
+    def pruning(self) -> dict[str, Any]:
+        """How it was pruned, as far as its manifest says."""
+        return {key: self.facts[key] for key in _TOLD if key in self.facts}
+
     def example_inputs(self, seed: int = 0, batch: int = 2) -> tuple[Tensor, ...]:
         """Random inputs of the shapes that the network was pruned with."""
         generator = torch.Generator().manual_seed(seed)
@@ -59,7 +74,7 @@ class ModelFile:
         return {
             "parents": dict(self.parents),
             "versions": {"pruners": __version__, "torch": torch.__version__},
-            **{key: self.facts[key] for key in _TOLD if key in self.facts},
+            **self.pruning,
         }
 
     def metadata(self) -> dict[str, str]:
@@ -73,17 +88,17 @@ class ModelFile:
 def model_file(
     name: str,
     out: Path = Path("generated"),
-    weights_dir: Path = Path("models/pruned"),
+    store: ModelStore | None = None,
     checkpoint: Path | None = None,
     any_weights: bool = False,
     what: str = "quantize",
-) -> ModelFile:
+) -> SlimNetwork:
     """The file of that name, its network, and the weights that belong to it.
 
     Args:
         name: stem of the file.
         out: its folder.
-        weights_dir: of the weights; the latest version is taken.
+        store: whose latest pruned version of that name is taken.
         checkpoint: these weights instead.
         any_weights: take weights that the manifest does not name, as long as they load strictly.
         what: names the command in messages.
@@ -107,12 +122,26 @@ def model_file(
             f"{what} {name}: {path} is not the file that its manifest describes (sha256 "
             f"{digest[:12]}...); generate it again, or pass --any-weights if the edit is yours"
         )
-    weights = checkpoint or _latest(name, weights_dir, what)
+    stored = None if checkpoint is not None else _latest(name, store or ModelStore(), what)
+    weights = checkpoint if stored is None else stored.paths[".pth"]
+    assert weights is not None
     if not weights.is_file():
-        raise PrunerError(f"{what} {name}: --checkpoint {weights}: no such file")
+        raise PrunerError(
+            f"{what} {name}: --checkpoint {weights}: no such file"
+            if stored is None
+            else f"{what} {name}: {weights}: is missing; restore it from a backup"
+        )
     own = hashlib.sha256(weights.read_bytes()).hexdigest()
+    if stored is not None and own != stored.digests[".pth"]:
+        raise PrunerError(
+            f"{what} {name}: {weights}: is damaged (sha256 {own[:12]}, expected "
+            f"{stored.digests['.pth'][:12]} by its manifest); restore it from a backup"
+        )
     known = {file: sha for file, sha in facts["files"].items() if file != path.name}
-    if own not in known.values() and not any_weights:
+    # The manifest beside the file names one version; those of the store name the code.
+    fits = stored is not None and stored.model is not None
+    fits = fits and stored.model.code_sha256 == code_digest(source.decode())  # type: ignore[union-attr]
+    if own not in known.values() and not fits and not any_weights:
         named = " or ".join(f"{file} (sha256 {sha[:12]}...)" for file, sha in known.items())
         raise PrunerError(
             f"{what} {name}: {weights} (sha256 {own[:12]}...) does not belong to {path}, whose "
@@ -122,7 +151,7 @@ def model_file(
     factory, build = _factory(path, what)
     model = build()
     load_checkpoint(model, weights)
-    return ModelFile(
+    return SlimNetwork(
         name,
         path,
         source.decode(),
@@ -154,18 +183,14 @@ def _manifest(path: Path, what: str) -> dict[str, Any]:
     )
 
 
-def _latest(name: str, folder: Path, what: str) -> Path:
+def _latest(name: str, store: ModelStore, what: str) -> StoredVersion:
     """The highest version of the network's weights."""
-    stem = re.escape(f"{name.removesuffix('_pruned')}_pruned")
-    pattern = re.compile(rf"{stem}_v(\d+)\.(\d+)\.pth")
-    names = sorted(folder.iterdir()) if folder.is_dir() else []
-    found = {(int(m[1]), int(m[2])): p for p in names if (m := pattern.fullmatch(p.name))}
-    if not found:
+    try:
+        return store.find(name.removesuffix("_pruned"), "pruned")
+    except PrunerError as error:
         raise PrunerError(
-            f"{what} {name}: no {folder / f'{name}_pruned_v1.0.pth'}, or a later version; "
-            f"--weights-out DIR names its folder, --checkpoint FILE other weights"
-        )
-    return found[max(found)]
+            f"{what} {name}: {error}; --checkpoint FILE names other weights"
+        ) from error
 
 
 def _factory(path: Path, what: str) -> tuple[str, Callable[..., nn.Module]]:
