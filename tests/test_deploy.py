@@ -151,9 +151,12 @@ def test_an_operator_without_onnx_form_is_named_with_its_layer() -> None:
         onnx_of(Around(Eig()), X)
 
 
-def test_a_forward_that_depends_on_values_is_named_with_its_layer() -> None:
+def test_a_forward_that_depends_on_values_is_named_with_its_layer(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(PrunerError, match=r"export --pt2: part \(Branch\): torch.export cannot"):
         pt2_of(Around(Branch()), X)
+    assert capfd.readouterr() == ("", "")
 
 
 # --- torch.export, TorchScript -----------------------------------------------------------------

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 
 from pruners.errors import PrunerError
@@ -27,11 +28,15 @@ def need(what: str, *packages: str) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """The block's warnings and log messages are not shown: what goes wrong, raises."""
+    """What the block prints, warns of and logs is not shown: what goes wrong, raises.
+
+    torch.export prints whole graphs beside an error that says what was wrong with them.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
+    unread = io.StringIO()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(unread), redirect_stderr(unread):
             warnings.simplefilter("ignore")
             yield
     finally:
