@@ -427,7 +427,7 @@ def test_channels_below_the_thresholds_go() -> None:
     assert result.fileName == "plain_thresholds"
     options = result.report.options
     assert options["measure_args"] == {**STRICT, "epoch": 0}
-    assert options["prune_pct"] == pytest.approx(100 * 6 / 18, abs=0.01)
+    assert options["prune_pct"] == pytest.approx(100 * 8 / 18, abs=0.01)
     assert "Measure HybridThresholds, method Thresholds." in result.source
 
 
