@@ -213,7 +213,7 @@ def test_the_same_bytes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         prune_mlp("TwoLayerMLP", "Digits", "ChannelRandom", out_path=tmp_path / out)
     first, second = (sorted((tmp_path / out).iterdir()) for out in ("a", "b"))
     assert [a.read_bytes() for a in first] == [b.read_bytes() for b in second]
-    assert len(first) == 4
+    assert len(first) == 5
 
 
 def test_without_a_folder_nothing_is_written_but_compared(
