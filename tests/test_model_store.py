@@ -656,7 +656,7 @@ def test_what_cannot_be_loaded(folder: Path) -> None:
     store.add("pruned", "int8", {".pth": other}, model=MODEL)
     refused(
         r"int8_pruned_v1\.0\.pth: is no state_dict of generated/slim\.py \(RuntimeError: .*\); "
-        r"expected floating-point weights of that file; a quantized network runs from its \.onnx",
+        r"expected weights of that file, in float or int8; `python app\.py models verify` lists ",
         "int8",
     )
     with pytest.raises(
