@@ -8,6 +8,7 @@ from __future__ import annotations
 import keyword
 import math
 import sys
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruners.errors import PrunerError
+from pruners.errors import PrunerError, WriterError
 from pruners.loading import import_source
 from pruners.model_store import ModelFile, ModelStore, Parent, StoredVersion, code_digest
 from pruners.model_writers import Writer
@@ -134,10 +135,28 @@ class Written(ABC):
         return self._source(weights_name, verified)
 
     def built(self, device: str) -> nn.Module:
-        """An instance of the generated class, without the weights."""
+        """An instance of the generated class, without the weights.
+
+        Raises:
+            WriterError: a statement of its `__init__` fails, such as one that copies a constant as
+                wide as the channels were; the message names it.
+        """
         module = import_source(self.fileName, self.writer.code)
         with torch.random.fork_rng(devices=[]), torch.device(device):
-            built: nn.Module = getattr(module, self.writer.factory)()
+            try:
+                built: nn.Module = getattr(module, self.writer.factory)()
+            except Exception as error:
+                last = [
+                    frame
+                    for frame in traceback.extract_tb(error.__traceback__)
+                    if frame.filename == module.__file__
+                ][-1]
+                raise WriterError(
+                    f"{self.fileName}: the generated class cannot be built: `{last.line}` raises "
+                    f"{type(error).__name__}: {' '.join(str(error).split())}; that statement of "
+                    f"{last.name} fits the original's widths only: move it out of the class, or "
+                    f"keep its layer whole (--ignore LAYER)"
+                ) from error
         return built
 
     @cached_property

@@ -985,3 +985,27 @@ def test_difference_sees_a_wrong_weight(written: Written) -> None:
     with torch.no_grad():
         result.model.conv2.weight[0] += 1
     assert difference(result) > 1e-3
+
+
+class Templates(nn.Module):
+    """Starts from a constant that is as wide as its channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.fc = nn.Linear(4, 2)
+        with torch.no_grad():
+            self.conv.bias.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+
+    def forward(self, x):
+        return self.fc(torch.relu(self.conv(x)).mean((2, 3)))
+
+
+def test_a_statement_that_fits_the_original_only_is_named() -> None:
+    with pytest.raises(
+        WriterError,
+        match=r"^templates_40: the generated class cannot be built: `self\.conv\.bias\.copy_\(.*\)` "
+        r"raises RuntimeError: .*; that statement of __init__ fits the original's widths only: "
+        r"move it out of the class, or keep its layer whole \(--ignore LAYER\)$",
+    ):
+        prune(Templates(), torch.zeros(2, 3, 8, 8), 40).source
