@@ -9,15 +9,15 @@ https://docs.pytorch.org/ao/stable/pt2e_quantization/pt2e_quant_x86_inductor.htm
 from __future__ import annotations
 
 import copy
-import importlib
-import warnings
 from collections.abc import Iterable
-from types import ModuleType
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from pruners.deploy.exporting import exported
+from pruners.deploy.extra import need, quiet
+from pruners.deploy.torch_int8 import int8_graph
 from pruners.errors import PrunerError
 
 
@@ -53,45 +53,13 @@ def quantized(net: nn.Module, example_inputs: Tensor, batches: Iterable[Tensor])
     Raises:
         PrunerError: torchao is missing, the network cannot be exported, or there is no batch.
     """
-    pt2e, quantizer_module = _torchao()
+    need("quant_mode", "torchao")
     plain = copy.deepcopy(net).to("cpu", torch.float32).eval()
-    quantizer = quantizer_module.X86InductorQuantizer()
-    quantizer.set_global(quantizer_module.get_default_x86_inductor_quantization_config())
-    example = example_inputs.detach().to("cpu", torch.float32)
-    # The libraries warn of each other's coming versions.
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        try:
-            # Any number of examples; of one, export would make a constant.
-            exported = torch.export.export(
-                plain, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
-            )
-        except Exception as error:
-            raise PrunerError(
-                f"quant_mode: {type(net).__name__} cannot be exported "
-                f"({' '.join(str(error).split())[:200]}); expected a forward that torch.export "
-                f"can follow: https://docs.pytorch.org/docs/stable/export.html"
-            ) from error
-        prepared = pt2e.prepare_pt2e(exported.module(), quantizer)
-        count = 0
-        for batch in batches:
-            prepared(batch.to("cpu", torch.float32))
-            count += 1
-        if not count:
-            raise PrunerError(
-                "quant_mode: no batch to calibrate with; expected at least one training image"
-            )
-        return Quantized(pt2e.convert_pt2e(prepared))
-
-
-def _torchao() -> tuple[ModuleType, ModuleType]:
-    """The package and its quantizer for x86, whose import takes seconds."""
-    try:
-        return (
-            importlib.import_module("torchao.quantization.pt2e.quantize_pt2e"),
-            importlib.import_module("torchao.quantization.pt2e.quantizer.x86_inductor_quantizer"),
-        )
-    except ImportError as error:
+    program = exported(plain, example_inputs.detach().to(torch.float32), "quant_mode")
+    calibration = [(batch.to("cpu", torch.float32),) for batch in batches]
+    if not calibration:
         raise PrunerError(
-            f"quant_mode: needs torchao ({error}); install it with `pip install '.[deploy]'`"
-        ) from error
+            "quant_mode: no batch to calibrate with; expected at least one training image"
+        )
+    with quiet(), torch.no_grad():
+        return Quantized(int8_graph(program, calibration))

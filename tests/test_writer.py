@@ -1004,8 +1004,9 @@ class Templates(nn.Module):
 def test_a_statement_that_fits_the_original_only_is_named() -> None:
     with pytest.raises(
         WriterError,
-        match=r"^templates_40: the generated class cannot be built: `self\.conv\.bias\.copy_\(.*\)` "
-        r"raises RuntimeError: .*; that statement of __init__ fits the original's widths only: "
+        match=r"^templates_40: the generated class cannot be built: "
+        r"`self\.conv\.bias\.copy_\(.*\)` raises RuntimeError: .*; that statement "
+        r"of __init__ fits the original's widths only: "
         r"move it out of the class, or keep its layer whole \(--ignore LAYER\)$",
     ):
-        prune(Templates(), torch.zeros(2, 3, 8, 8), 40).source
+        prune(Templates(), torch.zeros(2, 3, 8, 8), 40).verified()

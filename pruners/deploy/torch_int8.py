@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export import ExportedProgram
+from torch.fx import GraphModule
 
 from pruners.deploy.calibration import examples_of
 from pruners.deploy.exporting import Inputs, as_inputs, exported, pt2_bytes, with_batch
@@ -44,9 +45,12 @@ def torch_int8(model: nn.Module, inputs: Inputs, batches: Iterable[Any]) -> byte
         ) from error
 
 
-def _quantized(
-    program: ExportedProgram, inputs: tuple[Any, ...], examples: list[tuple[Any, ...]]
-) -> ExportedProgram:
+def int8_graph(program: ExportedProgram, examples: Iterable[tuple[Any, ...]]) -> GraphModule:
+    """The program with int8 weights (a scale a channel) and activations (a scale a tensor).
+
+    Observers are put where 8 bits are to be, the examples show them their ranges, and what they
+    saw becomes scales.
+    """
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
         X86InductorQuantizer,
@@ -58,10 +62,16 @@ def _quantized(
     observed = prepare_pt2e(program.module(), quantizer)
     for batch in examples:
         observed(*batch)
-    ready = convert_pt2e(observed)
+    ready: GraphModule = convert_pt2e(observed)
     _drop_unread(ready)
+    return ready
+
+
+def _quantized(
+    program: ExportedProgram, inputs: tuple[Any, ...], examples: list[tuple[Any, ...]]
+) -> ExportedProgram:
     return torch.export.export(
-        ready,
+        int8_graph(program, examples),
         with_batch(inputs, 2),
         dynamic_shapes=tuple(
             {0: torch.export.Dim.DYNAMIC} if isinstance(x, torch.Tensor) and x.ndim else None
@@ -70,7 +80,7 @@ def _quantized(
     )
 
 
-def _drop_unread(network: torch.fx.GraphModule) -> None:
+def _drop_unread(network: GraphModule) -> None:
     """The float weights are still there when int8 ones are read instead."""
     network.graph.eliminate_dead_code()
     read = {node.target for node in network.graph.nodes if node.op == "get_attr"}
