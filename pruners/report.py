@@ -125,8 +125,33 @@ def report_on(
         kept_because=why,
         unknown=tuple(graph.unknown),
         renormalised=tuple(renormalised),
-        warnings=(*unknown_operators(graph), *_counting(renormalised), *warnings),
+        warnings=(
+            *unknown_operators(graph),
+            *_counting(renormalised),
+            *_not_run(full, graph),
+            *warnings,
+        ),
     )
+
+
+def _not_run(full: nn.Module, graph: ChannelGraph) -> list[str]:
+    """Layers whose channels stay because the run in evaluation does not reach them."""
+    run = {axis.tensor for axis in graph.outputs()}
+    known = {id(t) for name, t in full.state_dict(keep_vars=True).items() if name in run}
+    silent = [
+        path
+        for path, module in full.named_modules()
+        if is_weighted(module)
+        and isinstance(weight := module._parameters.get("weight"), Tensor)
+        and id(weight) not in known
+    ]
+    if not silent:
+        return []
+    shown = ", ".join(silent[:3]) + (f" and {len(silent) - 3} more" if len(silent) > 3 else "")
+    return [
+        f"{shown}: not reached in evaluation on the first example input; "
+        f"{'their' if len(silent) > 1 else 'its'} output channels stay"
+    ]
 
 
 def report_on_source(

@@ -376,3 +376,28 @@ def test_calibration_data_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tries[0] is False
     assert tries[-1] is True
     assert removed(result) >= 40
+
+
+class Auxiliary(nn.Module):
+    """A head that exists only in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, padding=1)
+        self.aux1 = nn.Conv2d(6, 8, 1)
+        self.aux2 = nn.Conv2d(8, 5, 1)
+        self.fc = nn.Linear(6, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.conv(x)).mean((2, 3), keepdim=True)
+        out = self.fc(x.flatten(1))
+        return (out, self.aux2(torch.relu(self.aux1(x)))) if self.training else out
+
+
+def test_layers_that_run_in_training_only_keep_their_channels_and_are_named():
+    result = prune(Auxiliary(), torch.randn(2, 3, 8, 8), 20)
+    assert result.model.aux1.weight.shape[:2] == (8, len(result.kept["conv.weight"][0]))
+    assert result.report.warnings == (
+        "aux1, aux2: not reached in evaluation on the first example input; their output channels "
+        "stay",
+    )
