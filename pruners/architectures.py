@@ -5,6 +5,7 @@ from __future__ import annotations
 from pruners.alexnet import AlexNetPruning
 from pruners.base import BasicPruning
 from pruners.densenet import DenseNetPruning
+from pruners.dynamic import DynamicPruning
 from pruners.errors import PrunerError, did_you_mean
 from pruners.googlenet import GoogLeNetPruning
 from pruners.libraries import is_library_network
@@ -36,6 +37,7 @@ ARCHITECTURES: dict[str, type[BasicPruning]] = {
     "se_resnet": SEResNetPruning,
     "densenet": DenseNetPruning,
     "shufflenetv2": ShuffleNetV2Pruning,
+    "dynamic": DynamicPruning,
     "twolayermlp": TwoLayerMLPPruning,
     "threelayermlp": ThreeLayerMLPPruning,
     "sixlayermlp": SixLayerMLPPruning,

@@ -16,6 +16,7 @@ from pruners import MODELS, PrunerError, inception, prune, se_residual, skip
 from pruners.analysis import check_decorators, compare_sources, differences, side_by_side
 from pruners.blocks import BLOCK_TYPES
 from pruners.dependencies import find_blocks
+from pruners.errors import UnsupportedNetworkError
 from pruners.verify import require, verify
 
 # The deep networks only repeat what the others have; `make test-zoo` runs them too.
@@ -27,6 +28,10 @@ def decorated(name: str) -> bool:
     with torch.device("meta"):
         model = MODELS[name]["wrapper"]()
     return any(block.spec.decorator for block in find_blocks(model).values())
+
+
+BRANCHED = ("DynamicNeuralNetwork",)
+"""No chain of blocks: the data choose between two paths, which only the trace can follow."""
 
 
 @pytest.fixture(autouse=True)
@@ -41,12 +46,18 @@ def block_types() -> Iterator[None]:
 # --- the zoo -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", BRANCHED)
+def test_networks_that_choose_their_path_are_no_chain(name: str) -> None:
+    with pytest.raises(UnsupportedNetworkError, match=r"layers must run one after the other"):
+        compare_sources(MODELS[name]["wrapper"](), (image(2, 3, 32, 32),))
+
+
 @pytest.mark.parametrize(
     "name",
     [
         pytest.param(name, marks=pytest.mark.zoo if name in DEEP else ())
         for name in MODELS
-        if decorated(name)
+        if decorated(name) and name not in BRANCHED
     ],
 )
 def test_decorators_and_trace_give_the_same_units(name: str) -> None:

@@ -415,7 +415,7 @@ def test_a_trainer_of_the_users_own(tmp_path: Path) -> None:
             return 0.0, net
 
     iterate(plan(levels=1), tmp_path, trainer=Mine, progress=False)
-    assert calls == [("Digits", "level_0"), 64, (0.03, 1)]
+    assert calls == [("Digits", "trainer"), 64, (0.03, 1)]
     pruned, retrained = (
         torch.load(tmp_path / "level_0" / f"{name}.pth", weights_only=True)
         for name in ("pruned", "retrained")
