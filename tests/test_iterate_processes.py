@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -68,8 +69,10 @@ def test_killed_at_twenty_moments_it_ends_with_the_same_files(tmp_path: Path) ->
     seconds = time.monotonic() - began
     expected = files_of(whole)
     moments = random.Random(0)
-    for number in range(20):
-        folder = tmp_path / f"killed_{number}"
+    killed = 0
+    while killed < 20:
+        folder = tmp_path / f"killed_{killed}"
+        shutil.rmtree(folder, ignore_errors=True)
         run = subprocess.Popen(
             [sys.executable, *command(folder, 5)],
             env=environment(),
@@ -78,9 +81,11 @@ def test_killed_at_twenty_moments_it_ends_with_the_same_files(tmp_path: Path) ->
         )
         try:
             run.wait(timeout=moments.uniform(0.1, 1.0) * seconds)
+            continue  # it was faster than the first one: killed again, earlier or later
         except subprocess.TimeoutExpired:
             run.kill()
             run.wait()
+            killed += 1
         subprocess.run(
             [sys.executable, *command(folder, 5)],
             env=environment(),
