@@ -3,12 +3,12 @@
     python -m benchmarks.bench_peers                    torchvision's classification networks
     python -m benchmarks.bench_peers resnet50 vgg16     these
 
-Half of the channels of every layer go (ours: half of the parameters). The original's weights and statistics are random and all
-different, in float64; so the tensors of the smaller network tell by their values which channels
-stayed, whichever tool made it. "equal" is equal to the original in which the other channels are
-silenced (or, where operators count channels, restricted to those that stay), and trained for
-a step; the figure is the largest difference relative to the largest output, below 1e-9.
-Every network has a time limit for each tool.
+Half of the channels of every layer go (ours: half of the parameters). The original's weights and
+statistics are random and all different, in float64; so the tensors of the smaller network tell by
+their values which channels stayed, whichever tool made it. "equal" is equal to the original in
+which the other channels are silenced (or, where operators count channels, restricted to those that
+stay), and trained for a step; the figure is the largest difference relative to the largest output,
+below 1e-9. Every tool has a time limit for each network.
 """
 
 from __future__ import annotations

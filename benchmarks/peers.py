@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
@@ -97,10 +98,8 @@ def tools() -> dict[str, Tool]:
     found: dict[str, Tool] = {"pruners": ours}
     found[f"torch-pruning {version('torch-pruning')}"] = torch_pruning
     found[f"torch.ao {torch.__version__.partition('+')[0]}"] = torch_ao
-    try:
+    with suppress(PackageNotFoundError):
         found[f"nni {version('nni')}"] = nni
-    except PackageNotFoundError:
-        pass
     return found
 
 
