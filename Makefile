@@ -2,6 +2,8 @@
 # make test        all tests
 # make test-zoo    the long tests: every network of the zoo
 # make test-fuzz   500 random networks, pruned all the way
+# make test-lowest the tests with the oldest versions that setup.cfg admits, in an environment of their own
+# make test-wheel  the wheel, built, installed in an empty environment and used
 # make lint        ruff and mypy
 # make bench       the benchmarks
 # make coverage    docs/coverage.md: every network of torchvision and many of timm
@@ -11,12 +13,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST := build/lowest
 # Each worker has one thread: threads of several would fight for the same cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 # What an installation depends on; a newer one of them installs again.
 PACKAGING := setup.cfg pyproject.toml
 
-.PHONY: demo test test-zoo test-fuzz lint bench coverage checkpoint clean
+.PHONY: demo test test-zoo test-fuzz test-lowest test-wheel lint bench coverage checkpoint clean
 .DELETE_ON_ERROR:
 
 # PASSIVE: threads that spin while they wait triple the time when something else runs, too.
@@ -31,6 +34,20 @@ test-zoo: $(VENV)/.installed-dev
 
 test-fuzz: $(VENV)/.installed-dev
 	NETWORKS=500 $(PYTEST) tests/test_tracing_random.py
+
+# Without timm and what is optional there: their tests skip.
+test-lowest: | $(BIN)/pip
+	rm -rf $(LOWEST)
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet $$($(BIN)/python tests/lowest.py)
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 -m "not zoo"
+
+test-wheel: | $(BIN)/pip
+	rm -rf build/wheel && mkdir -p build/wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/python -m pip install --quiet build/wheel/*.whl
+	cd build/wheel && venv/bin/python -I ../../tests/use_wheel.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
