@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import nn
 
 from pruners.blocks import calculator_of
 from pruners.channel_graph import Axis, ChannelGraph, Coupling, Indices, Units, match_layers
+from pruners.components import components
 from pruners.dependencies import (
     Block,
     check_axes,
@@ -249,9 +248,7 @@ def _joined(a: Indices, b: Indices) -> Indices:
     _, left = np.unique(a, return_inverse=True)
     _, right = np.unique(b, return_inverse=True)
     count = left.max() + right.max() + 2
-    edges = coo_array((np.ones(len(a)), (left, right + left.max() + 1)), (count, count))
-    joined: Indices = connected_components(edges, directed=False)[1][left].astype(np.int64)
-    return joined
+    return components(left, right + left.max() + 1, count)[left]
 
 
 def _merged(part: Indices, joined: Indices) -> Any:

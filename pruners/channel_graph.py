@@ -30,8 +30,8 @@ import networkx as nx
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
+from pruners.components import components
 from pruners.errors import PrunerError, did_you_mean
 from pruners.explain import Group, explain, groups, to_dot
 
@@ -215,9 +215,8 @@ class ChannelGraph:
             rows.append(starts[index[first]] + left)
             columns.append(starts[index[second]] + right)
         row, column = np.concatenate(rows), np.concatenate(columns)
-        adjacency = coo_array((np.ones(len(row), dtype=np.int8), (row, column)), (atoms, atoms))
-        n_units, unit_of = connected_components(adjacency, directed=False)
-        unit_of = unit_of.astype(np.int64)
+        unit_of = components(row, column, atoms)
+        n_units = int(unit_of.max(initial=-1)) + 1
 
         frozen = np.zeros(n_units, dtype=bool)
         reasons: dict[int, str] = {}

@@ -28,8 +28,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -37,6 +35,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pruners import meta_shapes, operators
 from pruners.calls import Call, tensors_in
 from pruners.channel_graph import Axis, ChannelGraph, Coupling, Indices, UnknownOperator
+from pruners.components import components
 from pruners.errors import UnsupportedNetworkError
 from pruners.labels import LABELS, NONE, Labels, Layer, collapse, settle, varies
 from pruners.notes import Notes, Param, Rule, Weight
@@ -905,12 +904,7 @@ def _components(notes: Notes) -> Indices:
     """Shape (atoms + 1,): the unit of every atom; 0 is nobody's and joins nothing."""
     left, right, _ = _pairs(notes)
     joins = (left > 0) & (right > 0)
-    size = notes.atoms + 1
-    adjacency = coo_array(
-        (np.ones(int(joins.sum()), dtype=np.int8), (left[joins], right[joins])), (size, size)
-    )
-    unit: Indices = connected_components(adjacency, directed=False)[1].astype(np.int64)
-    return unit
+    return components(left[joins], right[joins], notes.atoms + 1)
 
 
 def _settle_rectangles(notes: Notes) -> None:
@@ -949,11 +943,7 @@ def _owners(notes: Notes, left: Indices, right: Indices) -> Indices:
         return owners
     virtual = ((left > notes.real) | (right > notes.real)) & (left > 0) & (right > 0)
     size = notes.atoms + 1
-    adjacency = coo_array(
-        (np.ones(int(virtual.sum()), dtype=np.int8), (left[virtual], right[virtual])),
-        (size, size),
-    )
-    unit = connected_components(adjacency, directed=False)[1]
+    unit = components(left[virtual], right[virtual], size)
     first = np.zeros(size, dtype=np.int64)
     real = np.arange(notes.real, 0, -1)
     first[unit[real]] = real
