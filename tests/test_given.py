@@ -205,7 +205,15 @@ def test_a_residual_network_as_pytorch_cifar_writes_it(tmp_path: Path) -> None:
     assert "_make_layer" not in result.source
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "wide_resnet50_2", "resnext50_32x4d"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18",
+        "resnext50_32x4d",
+        pytest.param("resnet50", marks=pytest.mark.zoo),
+        pytest.param("wide_resnet50_2", marks=pytest.mark.zoo),
+    ],
+)
 def test_torchvisions_networks_decorated_from_outside(name: str) -> None:
     from torchvision.models import resnet
 
