@@ -128,7 +128,8 @@ def layers_of(report: Report) -> Sheet:
     counts = [Column(title, "number") for title in ("channels", "kept")]
     columns = [Column("layer"), *counts, Column("", "bar")]
     if report.kept_because:
-        columns.append(Column("because", "words"))
+        # The manifest tells it as well.
+        columns.append(Column("because", "words", optional=True))
     sheet = Sheet(tuple(columns))
     for layer, width in report.widths.items():
         because = [printable(report.kept_because.get(layer, ""))] if report.kept_because else []
