@@ -61,7 +61,7 @@ def accuracy(net: nn.Module) -> float:
 torch.manual_seed(0)
 model = Net()
 optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-for _ in range(12):
+for _ in range(8):
     model.train()
     for batch in training[torch.randperm(len(training))].split(100):
         loss = F.cross_entropy(model(images[batch]), labels[batch])
@@ -99,7 +99,7 @@ images, labels, training, test = (data[name] for name in ("images", "labels", "t
 torch.manual_seed(0)
 model = net(weights=sys.argv[1])
 optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-for _ in range(6):
+for _ in range(4):
     model.train()
     for batch in training[torch.randperm(len(training))].split(100):
         loss = F.cross_entropy(model(images[batch]), labels[batch])
