@@ -183,8 +183,11 @@ def _example(path: Path) -> Callable[[], str]:
 FROM_OUTSIDE: dict[str, tuple[str, Callable[[], str]]] = {
     "README.md": ("index.md", _copied("README.md")),
     "models/README.md": ("model-store.md", _copied("models/README.md")),
-    "CONTRIBUTING.md": ("contributing.md", _copied("CONTRIBUTING.md")),
-    "CHANGELOG.md": ("changelog.md", _copied("CHANGELOG.md")),
+    **{
+        path.name: (path.name.lower(), _copied(path.name))
+        for path in sorted(ROOT.glob("*.md"))
+        if path.name != "README.md"
+    },
     "LICENSE": ("licence.md", _licence),
     **{
         f"examples/{path.name}": (f"examples/{path.stem}.md", _example(path))

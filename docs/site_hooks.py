@@ -15,7 +15,7 @@ from typing import Any
 from docs.pages import FROM_OUTSIDE, GENERATED, ROOT
 
 _CODE = re.compile(r"^( *)(```+|~~~+).*?^\1\2[ \t]*$|`[^`\n]+`", re.M | re.S)
-_LINK = re.compile(r"(\]\()([^)\s]+)(\))")
+_LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 
 _PLACES = {path: page for path, (page, _) in FROM_OUTSIDE.items()}
 """Page by path in the repository."""
@@ -23,10 +23,10 @@ _PATHS = {page: path for path, page in _PLACES.items()}
 
 
 def on_config(config: Any) -> Any:
-    """Documents that the navigation does not name yet stand at its end, so that none is lost."""
+    """Pages that the navigation does not name yet stand at its end, so that none is lost."""
     named = set(_leaves(config.nav))
-    found = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
-    config.nav.extend(name for name in found if name not in named)
+    found = {path.name for path in (ROOT / "docs").glob("*.md")} | {*_PATHS, *GENERATED}
+    config.nav.extend(sorted(found - named))
     return config
 
 
@@ -47,25 +47,31 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 def linked(markdown: str, page: str) -> str:
     """The text of a page with links to pages; what is code stays as it is."""
-    parts: list[str] = []
-    end = 0
-    for code in _CODE.finditer(markdown):
-        parts += [_with_links(markdown[end : code.start()], page), code[0]]
-        end = code.end()
-    return "".join([*parts, _with_links(markdown[end:], page)])
+    code = [found.span() for found in _CODE.finditer(markdown)]
+
+    def replaced(match: re.Match[str]) -> str:
+        # The text of a link may be code, its target is not.
+        if any(start <= match.start(2) < end for start, end in code):
+            return match[0]
+        target = target_of(match[2], page)
+        return match[1] if target is None else f"[{match[1]}]({target})"
+
+    return _LINK.sub(replaced, markdown)
 
 
-def _with_links(text: str, page: str) -> str:
-    return _LINK.sub(lambda match: f"{match[1]}{target_of(match[2], page)}{match[3]}", text)
+def target_of(link: str, page: str) -> str | None:
+    """Where a link of a page leads to on the site, relative to the page.
 
-
-def target_of(link: str, page: str) -> str:
-    """Where a link of a page leads to on the site, relative to the page."""
+    None for a file of the repository that is no page: its name will do. What is not there at all
+    stays, so that mkdocs complains.
+    """
     path, hash_, anchor = link.partition("#")
     if not path or ":" in path:
         return link
     home = posixpath.dirname(_PATHS.get(page, f"docs/{page}"))
     path = posixpath.normpath(posixpath.join(home, path))
+    if path not in _PLACES and not path.startswith("docs/"):
+        return None if (ROOT / path).exists() else link
     there = _PLACES.get(path, path.removeprefix("docs/"))
     return posixpath.relpath(there, posixpath.dirname(page) or ".") + hash_ + anchor
 

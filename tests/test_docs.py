@@ -102,7 +102,7 @@ def test_links_on_the_site(path: str) -> None:
     page = FROM_OUTSIDE[path][0] if path in FROM_OUTSIDE else path.removeprefix("docs/")
     assert page in pages()
     for link in links(path):
-        target = target_of(link, page).partition("#")[0]
+        target = (target_of(link, page) or "").partition("#")[0]
         if target:
             there = posixpath.normpath(posixpath.join(posixpath.dirname(page), target))
             assert there in pages(), link
@@ -119,6 +119,9 @@ def test_links_are_changed_and_code_is_not() -> None:
         "```python\nx[0](../LICENSE)\n```\n[e](licence.md) ![f](pictures/residual.svg) "
         "[g](https://example.org/x.md)"
     )
+    # A file that is no page is only named; one that is not there is left to mkdocs.
+    assert linked("see [the `Makefile`](../Makefile).", "training.md") == "see the `Makefile`."
+    assert linked("see [that](../Makefiles).", "training.md") == "see [that](../Makefiles)."
     assert target_of("docs/training.md#resuming", "index.md") == "training.md#resuming"
     assert target_of("../docs/best_practices.md", "model-store.md") == "best_practices.md"
     assert target_of("01_own_network.py", "examples/05_export.md") == "01_own_network.md"
