@@ -7,6 +7,7 @@
 # make lint        ruff and mypy
 # make bench       the benchmarks
 # make coverage    docs/coverage.md: every network of torchvision and many of timm
+# make docs        the documents as a site in build/site; a warning is an error
 # make checkpoint  train the weights that ship with the zoo anew
 # make clean       remove what these made, generated files excepted
 
@@ -19,7 +20,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 # What an installation depends on; a newer one of them installs again.
 PACKAGING := setup.cfg pyproject.toml
 
-.PHONY: demo test test-zoo test-fuzz test-lowest test-wheel lint bench coverage checkpoint clean
+.PHONY: demo test test-zoo test-fuzz test-lowest test-wheel lint bench coverage docs checkpoint clean
 .DELETE_ON_ERROR:
 
 # PASSIVE: threads that spin while they wait triple the time when something else runs, too.
@@ -60,6 +61,10 @@ bench: $(VENV)/.installed-dev
 coverage: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.coverage --family all --write
 
+# Python puts this folder first where modules are looked for: the pages are of what lies here.
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m mkdocs build --strict
+
 checkpoint: $(VENV)/.installed
 	$(BIN)/python -m models.train_checkpoint
 
@@ -78,4 +83,8 @@ $(VENV)/.installed: $(PACKAGING) | $(BIN)/pip
 
 $(VENV)/.installed-dev: $(PACKAGING) | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $(VENV)/.installed $@
+
+$(VENV)/.installed-docs: $(PACKAGING) | $(BIN)/pip
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $(VENV)/.installed $@

@@ -62,8 +62,7 @@ def analyse(
     weighted = {path: m for path, m in model.named_modules() if is_weighted(m)}
     for path in sorted(match_layers(ignore, weighted)):
         graph.freeze(weight_axes(path, weighted[path])[0], "--ignore")
-    for path in skipped_layers(model, weighted):
-        graph.freeze(weight_axes(path, weighted[path])[0], "@skip")
+    _keep_skipped(model, graph)
     if exact_only:
         for axis, positions, because in graph.renormalisations():
             graph.freeze(axis, f"--exact-only: {because} counts channels", positions)
@@ -73,6 +72,13 @@ def analyse(
             check_against_trace(block, graph, units)
     freeze_what_breaks(model, found, refused)
     return found
+
+
+def _keep_skipped(model: nn.Module, graph: ChannelGraph) -> None:
+    """What `@skip` names stays; no run of the network could show that."""
+    weighted = {path: m for path, m in model.named_modules() if is_weighted(m)}
+    for path in skipped_layers(model, weighted):
+        graph.freeze(weight_axes(path, weighted[path])[0], "@skip")
 
 
 def positional_examples(model: nn.Module, example_inputs: Any) -> list[tuple[Any, ...]]:
@@ -150,6 +156,7 @@ def compare_sources(
     """
     declared = declared_graph(model, example_inputs)
     traced = trace(model, tuple(example_inputs)).graph
+    _keep_skipped(model, traced)
     return declared, traced, differences(declared.units(), traced.units())
 
 

@@ -114,7 +114,8 @@ class BasicPruning:
         model: the network; it is not changed.
         example_inputs: one tensor, a tuple of positional inputs, a dict of named ones, or a list
             of several of these; the first dimension is the batch.
-        fileName, netName: for this network alone, instead of the class's.
+        fileName: for this network alone, instead of the class's.
+        netName: likewise.
         calibration: data, for measures that need activations or gradients.
         progress: show how far long work is.
         measure: one that is on no list; the options name it.

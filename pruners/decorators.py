@@ -132,7 +132,9 @@ def se_residual(
     """A residual block with squeeze-excite: a gate reads the main branch and scales its channels.
 
     Args:
-        lType, convs, downsampling: as for `basic_block`.
+        lType: as for `basic_block`.
+        convs: as for `basic_block`.
+        downsampling: as for `basic_block`.
         gate: the names of the gate's layers, convolutions or Linears, in the order in which they
             run. The gate scales what its first layer reads.
     """
@@ -171,8 +173,8 @@ def block_decorator(
         name: the decorator's, for messages.
         calculator: how the block's channels are coupled; without one, it is to be registered with
             `register_calculator` before a network is pruned.
-        writer, transfer: see `register_writer` and `register_transfer_func`; without them, the
-            general ones do the work.
+        writer: see `register_writer`; without one, the general writer does the work.
+        transfer: see `register_transfer_func`; without one, the general function does the work.
     """
 
     def decorate(

@@ -20,7 +20,7 @@ import libcst as cst
 
 from pruners.errors import WriterError
 from pruners.expressions import Imports
-from pruners.origin import ModuleSource, code_of, global_names, is_library
+from pruners.origin import ModuleSource, code_of, global_names, is_library, without_cell_marks
 
 Node = TypeVar("Node", bound=cst.CSTNode)
 SourceOf = Callable[[str], ModuleSource]
@@ -119,7 +119,7 @@ class Definitions:
     def place(self, source: ModuleSource, name: str, node: cst.CSTNode) -> None:
         """Put a definition where the definition `name` of its module stands."""
         self._needs.setdefault(source.name, {})
-        self._order[(source.name, source.position[name])] = code_of(node)
+        self._order[(source.name, source.position[name])] = code_of(without_cell_marks(node))
         self.future_annotations |= source.future_annotations
 
     def depends(self, module: str, other: str) -> None:

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
-from rich.table import Table
 from torch import nn
 
 from pruners.errors import PrunerError
 from pruners.evaluation import Evaluation
 from pruners.job import Finished
 from pruners.metrics import compare_latency
-from pruners.tables import figures, percent_right
+from pruners.screen import Sheet, figures
+from pruners.tables import percent_right
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def measure(finished: Finished) -> dict[str, Evaluation]:
     }
 
 
-def table_of(rows: dict[str, Evaluation]) -> Table:
+def table_of(rows: dict[str, Evaluation]) -> Sheet:
     """The figures as a table, a row each."""
     columns = ("test accuracy", "parameters", "MACs", "memory", "file", "latency")
     table = figures("", *columns)

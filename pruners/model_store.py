@@ -235,7 +235,9 @@ class ModelStore:
             parents: what it was made from: the checkpoint that was pruned, the version that was
                 quantized.
             model: the model file that the weights belong to.
-            training, pruning, quantization: parameters and settings, as far as there are any.
+            training: parameters and settings, as far as there are any.
+            pruning: likewise.
+            quantization: likewise.
             metrics: such as `accuracy` (percent), `parameters`, `macs`, `bytes`.
             also: given the stem of the version's files, other files that mention it; they are
                 written with the version, all or none.

@@ -10,10 +10,11 @@ import ast
 import builtins
 import importlib.util
 import inspect
+import re
 import symtable
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
@@ -28,6 +29,8 @@ from pruners.freshness import Stamp, check_current, stamp
 
 # This project's packages: nothing of theirs may be imported by a generated file.
 OWN_PACKAGES = frozenset({"pruners", "models", "app"})
+
+_CELL_MARK = re.compile(r"#\s*%%")
 
 
 @dataclass(slots=True)
@@ -199,6 +202,19 @@ def is_library(module_name: str) -> bool:
 def code_of(node: cst.CSTNode) -> str:
     """The text of a statement, without the indentation of where it stood."""
     return textwrap.dedent(cst.Module([]).code_for_node(node))
+
+
+def without_cell_marks(node: cst.CSTNode) -> cst.CSTNode:
+    """A statement without what tells cells apart in a notebook that is kept as a script.
+
+    What stands above the last mark (`# %%`) is of other cells: their text, as a rule.
+    """
+    lines: Sequence[cst.EmptyLine] = getattr(node, "leading_lines", ())
+    for place in reversed(range(len(lines))):
+        comment = lines[place].comment
+        if comment is not None and _CELL_MARK.match(comment.value):
+            return node.with_changes(leading_lines=lines[place + 1 :])
+    return node
 
 
 def global_names(code: str) -> set[str]:

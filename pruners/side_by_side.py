@@ -1,7 +1,9 @@
 """The original source and the generated one beside each other, definition by definition.
 
     parts = compared(model, generated, "resnet20_50.py")
-    show(parts, context=3)
+    print(*unified(parts, context=3), sep="\n")
+
+`pruners/screen.py` shows them in two columns.
 
 Both sides are formatted alike, so that what differs is what the writer has changed.
 """
@@ -20,10 +22,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
 from torch import nn
 
 from pruners.errors import PrunerError, WriterError, did_you_mean
@@ -33,14 +31,6 @@ from pruners.report import home_of
 
 Kind = Literal[" ", "|", "<", ">"]
 """Of a row: alike, changed, only in the original, only in the generated file."""
-
-_STYLES: dict[Kind, tuple[str, str]] = {
-    " ": ("", ""),
-    "|": ("red", "green"),
-    "<": ("red", ""),
-    ">": ("", "green"),
-}
-_MARKED = "bold reverse"
 
 _PURPOSE = re.compile(
     r"\s*((self\.\w+(?= = ))|((async )?def \w+)|(class \w+)|(@\w+)|(\w+:(?= .*,$)))"
@@ -169,21 +159,6 @@ def rows(part: Part, context: int) -> Iterator[Row | int]:
         yield hidden
 
 
-def show(parts: Sequence[Part], context: int = 3, console: Console | None = None) -> None:
-    """In two columns on a terminal; as a unified diff where stdout is none."""
-    console = console or Console(file=sys.stdout, highlight=False)
-    if not console.is_terminal:
-        for line in unified(parts, context):
-            print(line, file=console.file)
-        return
-    # A column of marks and a space on either side of it.
-    width = max((console.width - 3) // 2, 8)
-    for number, part in enumerate(parts):
-        if number:
-            console.print()
-        console.print(_table(part, context, width, console))
-
-
 def unified(parts: Iterable[Part], context: int = 3) -> Iterator[str]:
     """The lines of a unified diff, a file header for every definition that changed."""
     for part in parts:
@@ -195,49 +170,6 @@ def unified(parts: Iterable[Part], context: int = 3) -> Iterator[str]:
             n=context,
             lineterm="",
         )
-
-
-# --- the two columns ---------------------------------------------------------------------------
-
-
-def _table(part: Part, context: int, width: int, console: Console) -> Table:
-    table = Table.grid(padding=(0, 1, 0, 0), pad_edge=False)
-    for size in (width, 1, width):
-        table.add_column(width=size, overflow="fold")
-    left = part.left_title or "(no original)"
-    table.add_row(Text(left, "bold"), "", Text(part.right_title, "bold"))
-    for row in rows(part, context):
-        if isinstance(row, int):
-            alike = Text(f"... {row} line{'s' if row > 1 else ''} alike", "dim")
-            table.add_row(alike, "", alike)
-        else:
-            styles = _STYLES[row.kind]
-            table.add_row(
-                _line(row.left, styles[0], row.left_marks, width, console),
-                Text(row.kind, "bold"),
-                _line(row.right, styles[1], row.right_marks, width, console),
-            )
-    return table
-
-
-def _line(
-    line: str, style: str, marks: Sequence[tuple[int, int]], width: int, console: Console
-) -> RenderableType:
-    """One line of code; where it is too long, its rest stands under it, further to the right."""
-    text = Text(line, style)
-    for start, end in marks:
-        text.stylize(_MARKED, start, end)
-    if text.cell_len <= width:
-        return text
-    # Where code is nested deeper than a narrow terminal is wide, it starts further left.
-    indent = min(len(line) - len(line.lstrip(" ")), width // 2)
-    further = indent + (4 if width > 50 else 2)
-    code = text[len(line) - len(line.lstrip(" ")) :]
-    first, *more = code.wrap(console, width - further, overflow="fold")
-    return Group(
-        Padding(first, (0, 0, 0, indent)),
-        *(Padding(part, (0, 0, 0, further)) for part in more),
-    )
 
 
 def _aligned(left: Sequence[str], right: Sequence[str]) -> Iterator[Row]:

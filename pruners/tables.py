@@ -12,11 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-from rich.tree import Tree
-
 from pruners.channel_graph import ChannelGraph
 from pruners.descent import Descent, descents, parents_of
 from pruners.evaluation import Evaluation
@@ -28,34 +23,17 @@ from pruners.methods import TARGETS
 from pruners.model_store import Finding, ModelStore, Parent, StoredVersion
 from pruners.networks import takes_any_image
 from pruners.registry import DATASETS, MODELS, PRUNING_METHODS, SCORING_MEASURES
-from pruners.report import manifest, source_manifest
+from pruners.report import Report, manifest, source_manifest
+from pruners.screen import Bar, Branch, Column, Sheet, figures, show, terminal
 from pruners.training_job import Trained
 from pruners.tuning import Tuned, rank_of
 from pruners.verify import Outcome
 from pruners.write_source import WrittenSource
 from pruners.written import Saved
 
-_WIDE = 200
-"""Columns where there is no terminal: nothing is cut off or wrapped."""
 _MADE_FROM = "what they are made from, and their figures"
-
-
-def show(table: Table | Tree) -> None:
-    """The table or tree on stdout; plain text where that is no terminal."""
-    terminal = Console(file=sys.stdout).is_terminal
-    console = Console(file=sys.stdout, width=None if terminal else _WIDE)
-    with console.capture() as captured:
-        console.print(table)
-    for line in captured.get().splitlines():
-        print(line.rstrip())
-
-
-def figures(*columns: str) -> Table:
-    """An empty table: names on the left, numbers on the right."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left", no_wrap=True)
-    return table
+_STAGES = {"pruned": "yellow", "quantized": "cyan", "final": "green"}
+"""Colours of the stages of a model store, on a terminal."""
 
 
 def percent_right(figures: Evaluation) -> str:
@@ -102,21 +80,32 @@ def described(finished: Finished) -> dict[str, Any]:
 
 def show_files(files: Mapping[str, tuple[str, str]]) -> None:
     """The names of the files, and what they are."""
+    if terminal() is not None:
+        table = Sheet((Column(""), Column("", "words")), titled=False)
+        for path, what in files.values():
+            table.add_row(path, what)
+        return show(table)
     width = max((len(path) for path, _ in files.values()), default=0)
     for path, what in files.values():
         print(f"{path:{width}}  {what}")
+    return None
 
 
 def show_result(finished: Finished) -> None:
-    """The names of the files, and the figures."""
+    """The names of the files, and the figures; on a terminal, what became of every layer."""
     report, stages = finished.result.report, finished.stages
+    if terminal() is not None:
+        # First, so that the figures stand where the eye is when the command is done.
+        show(layers_of(report))
+        print()
     if finished.saved is not None:
         show_files(files_of(finished))
         print()
-    table = figures("", "before", "after", "removed")
+    titles = [Column(title, "number") for title in ("before", "after", "removed")]
+    table = Sheet((Column(""), *titles, Column("kept", "bar")))
     for name, change in (("parameters", report.parameters), ("MACs", report.macs)):
-        removed = f"{change.removed_pct:.1f} %"
-        table.add_row(name, f"{change.before:,}", f"{change.after:,}", removed)
+        removed, bar = f"{change.removed_pct:.1f} %", Bar(change.after, change.before)
+        table.add_row(name, f"{change.before:,}", f"{change.after:,}", removed, bar)
     if stages is not None:
         name = f"test accuracy, {stages.dataset}"
         table.add_row(name, percent_right(stages.before), percent_right(stages.pruned), "")
@@ -132,6 +121,21 @@ def show_result(finished: Finished) -> None:
         f"\nverified: differs from the {outcome.oracle} original by {outcome.error:.1e} "
         f"(relative; tolerance {outcome.tolerance:.0e}){_also(outcome)}"
     )
+
+
+def layers_of(report: Report) -> Sheet:
+    """What every layer lost of its output channels, and why some lost none."""
+    counts = [Column(title, "number") for title in ("channels", "kept")]
+    columns = [Column("layer"), *counts, Column("", "bar")]
+    if report.kept_because:
+        # The manifest tells it as well.
+        columns.append(Column("because", "words", optional=True))
+    sheet = Sheet(tuple(columns))
+    for layer, width in report.widths.items():
+        because = [printable(report.kept_because.get(layer, ""))] if report.kept_because else []
+        counted = f"{width.before:,}", f"{width.after:,}"
+        sheet.add_row(printable(layer), *counted, Bar(width.after, width.before), *because)
+    return sheet
 
 
 def _also(outcome: Outcome) -> str:
@@ -200,7 +204,8 @@ def show_written(result: WrittenSource, saved: Saved) -> None:
 def show_levels(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
     """The metrics of an iterative experiment, a line a level."""
     columns = ("gone", "parameters", "MACs", "pruned", "recalibrated", "retrained")
-    table = figures("level", *columns)
+    numbers = [Column(title, "number") for title in columns]
+    table = Sheet((Column("level"), *numbers, Column("left", "bar")))
 
     def percent(value: float | None) -> str:
         return "" if value is None else f"{value:.1f} %"
@@ -214,6 +219,7 @@ def show_levels(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
             percent(row.get("accuracy_pruned")),
             percent(row.get("accuracy_recalibrated")),
             percent(row["accuracy"]),
+            Bar(100 - (row["removed_pct"] or 0), 100),
         )
     show(table)
 
@@ -244,33 +250,44 @@ def show_store(store: ModelStore) -> None:
     versions = store.versions()
     if not versions:
         return print(f"{store.folder}: no versions")
-    table = figures("name", "stage", "version", "size", "parameters", "accuracy", "files", "from")
-    for column in (*table.columns[1:3], *table.columns[6:]):
-        column.justify = "left"
-    for version in versions:
+    table = Sheet(
+        (
+            Column("name"),
+            Column("stage", colours=_STAGES),
+            Column("version"),
+            Column("size", "number"),
+            Column("", "bar"),
+            Column("parameters", "number"),
+            Column("accuracy", "number"),
+            Column("files"),
+            # The tree below tells it as well.
+            Column("from", optional=True),
+        )
+    )
+    sizes = [sum(version.sizes.values()) for version in versions]
+    for version, size in zip(versions, sizes, strict=True):
         parameters, accuracy = (version.metrics.get(n) for n in ("parameters", "accuracy"))
         table.add_row(
             version.name,
             version.stage,
             version.version,
-            f"{sum(version.sizes.values()) / 1000:,.0f} kB",
+            f"{size / 1000:,.0f} kB",
+            Bar(size, size, max(sizes)),
             f"{parameters:,}" if isinstance(parameters, int) else "",
             f"{accuracy:.1f} %" if isinstance(accuracy, int | float) else "",
             " ".join(version.paths),
-            Text(", ".join(_called(parent) for parent in parents_of(version, versions))),
+            ", ".join(_called(parent) for parent in parents_of(version, versions)),
         )
     show(table)
     print()
     for tree in descents(versions):
-        shown = Tree(Text(_called(tree.of)))
-        _grow(shown, tree)
-        show(shown)
+        show(_branch(tree))
     return None
 
 
-def _grow(shown: Tree, tree: Descent) -> None:
-    for child in tree.children:
-        _grow(shown.add(Text(_called(child.of))), child)
+def _branch(tree: Descent) -> Branch:
+    colour = _STAGES.get(tree.of.stage, "") if isinstance(tree.of, StoredVersion) else "dim"
+    return Branch(_called(tree.of), colour, tuple(_branch(child) for child in tree.children))
 
 
 def _called(of: StoredVersion | Parent | str) -> str:
@@ -286,17 +303,16 @@ def show_versions(versions: Sequence[StoredVersion]) -> None:
         if number:
             print()
         print(version.stem)
-        table = figures("", "")
-        table.columns[1].justify, table.show_header = "left", False
+        table = Sheet((Column(""), Column("", "words")), titled=False)
         for suffix, path in version.paths.items():
             size, digest = version.sizes[suffix], version.digests[suffix]
-            table.add_row(f"  {suffix}", Text(f"{path}  {size:,} bytes  sha256 {digest[:12]}"))
-        table.add_row("  manifest", Text(str(version.manifest_path)))
+            table.add_row(f"  {suffix}", f"{path}  {size:,} bytes  sha256 {digest[:12]}")
+        table.add_row("  manifest", str(version.manifest_path))
         for parent in version.parents:
-            table.add_row("  from", Text(_called(parent)))
+            table.add_row("  from", _called(parent))
         for part in ("model", "made_with", "training", "pruning", "quantization", "metrics"):
             for name, value in _facts(part, version.manifest.get(part)):
-                table.add_row(f"  {printable(name)}", Text(value))
+                table.add_row(f"  {printable(name)}", value)
         show(table)
 
 
@@ -323,9 +339,17 @@ def show_groups(graph: ChannelGraph) -> None:
     """Which layers lose channels together, a line a group."""
     found = graph.groups()
     shown = [group for group in found if not group.is_trivial]
-    table = figures("group", "units", "stay", "layers", "because")
-    for column in table.columns[3:]:
-        column.justify, column.no_wrap, column.overflow = "left", False, "fold"
+    table = Sheet(
+        (
+            Column("group"),
+            Column("units", "number"),
+            Column("may go", "bar"),
+            Column("stay", "number"),
+            Column("layers", "words"),
+            Column("because", "words"),
+        )
+    )
+    largest = max((group.units for group in shown), default=0)
     for group in shown:
         sides = {axis.layer: None for axis in group.axes if axis.role != "in"}
         readers = dict.fromkeys(
@@ -335,9 +359,10 @@ def show_groups(graph: ChannelGraph) -> None:
         table.add_row(
             str(group.number),
             f"{group.units:,}",
+            Bar(group.units - group.frozen, group.units, largest),
             f"{group.frozen:,}" if group.frozen else "",
-            Text(printable(", ".join([*sides, *readers]))),
-            Text(printable("; ".join([*group.reasons[:1], *counted]))),
+            printable(", ".join([*sides, *readers])),
+            printable("; ".join([*group.reasons[:1], *counted])),
         )
     show(table)
     if len(shown) < len(found):
@@ -387,9 +412,7 @@ def _plain(value: Any) -> Any:
 def show_offer() -> None:
     """What the options of the command line may be, a line each."""
     offered = offer()
-    table = figures("option", "value", "")
-    for column in table.columns:
-        column.justify = "left"
+    table = Sheet((Column("option"), Column("value"), Column("", "words")))
     for family, depths in offered["arch"].items():
         sizes = [e["input_shape"] for e in MODELS.values() if e["family"] == family]
         shapes = " or ".join("x".join(map(str, size)) for size in dict.fromkeys(sizes))

@@ -284,6 +284,16 @@ def test_a_block_without_its_gate() -> None:
     assert differ(Bare()) == []
 
 
+def test_what_skip_names_stays_for_both() -> None:
+    """No run shows it, so that `--check-decorators` once called every skipped layer a mistake."""
+    try:
+        cls = inception(lType="skipped", branches=AB)(Branches)
+        skipping = skip(convs=["entry"])(Between)(cls(), 6, 10)
+        assert check_decorators(with_telling_state(skipping), image(2, 3, 8, 8)) == (1, [])
+    finally:
+        del Between.__pruner_skip__
+
+
 def test_frozen_for_one_and_not_for_the_other() -> None:
     """Both answers are shown where one of them is that the channel stays."""
     cls = inception(lType="frozen", branches=AB)(Branches)

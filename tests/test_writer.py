@@ -1010,3 +1010,34 @@ def test_a_statement_that_fits_the_original_only_is_named() -> None:
         r"move it out of the class, or keep its layer whole \(--ignore LAYER\)$",
     ):
         prune(Templates(), torch.zeros(2, 3, 8, 8), 40).verified()
+
+
+def test_marks_of_cells_are_no_comments(tmp_path: Path) -> None:
+    """A notebook kept as a script: what stands above `# %%` is of another cell."""
+    text = """
+    # %% [markdown]
+    # Prose of the notebook.
+
+    # %%
+    # Keeps it small.
+    def squash(x):
+        return torch.tanh(x)
+
+
+    # %%
+    class Marked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+            self.fc = nn.Linear(4, 2)
+
+        # %% is a mark between statements only.
+        def forward(self, x):
+            return self.fc(squash(self.conv(x)).mean((2, 3)))
+    """
+    model = user_class(tmp_path, "marked_cells", text, "Marked")()
+    source = prune(model, torch.zeros(2, 3, 8, 8), 40).source
+    assert "notebook" not in source
+    assert "\n# Keeps it small.\ndef squash(x):" in source
+    assert "\n\nclass Marked(nn.Module):" in source
+    assert source.count("%%") == 1

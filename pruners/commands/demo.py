@@ -24,7 +24,8 @@ from pruners.demo import table_of
 from pruners.job import SHIPPED_DATASET, Data, Job, run_job
 from pruners.networks import Request
 from pruners.progress import stage
-from pruners.tables import files_of, show, show_files
+from pruners.screen import show
+from pruners.tables import files_of, show_files
 
 
 def demo_command(

@@ -45,8 +45,8 @@ from pruners.commands.options import (
 from pruners.networks import find_network
 from pruners.plugins import load_plugins
 from pruners.progress import note, stage
+from pruners.screen import show_compared
 from pruners.side_by_side import compared, read_generated
-from pruners.side_by_side import show as show_compared
 
 
 def diff_command(

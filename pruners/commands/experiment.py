@@ -30,7 +30,8 @@ from pruners.experiments.trackers import TensorBoardTracker, Tracker, WandbTrack
 from pruners.networks import json_object
 from pruners.plugins import load_plugins
 from pruners.sampling import BATCHES
-from pruners.tables import as_json, show, show_files
+from pruners.screen import show
+from pruners.tables import as_json, show_files
 
 LISTS = ("--model-name", "--dataset", "--method-name", "--measure-name", "--amount", "--seed")
 """Take several values: `--amount 0.3 0.5`, `--amount 0.3,0.5` or `--amount 0.3 --amount 0.5`."""

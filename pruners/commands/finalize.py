@@ -39,7 +39,8 @@ from pruners.deploy.unpruned import unpruned
 from pruners.evaluation import accuracy
 from pruners.progress import note, stage
 from pruners.sampling import sample
-from pruners.tables import as_json, figures, show, show_files
+from pruners.screen import figures, show
+from pruners.tables import as_json, show_files
 from pruners.verify import Case, require, tolerance_for, verify
 
 _ABOUT = {

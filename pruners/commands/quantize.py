@@ -29,7 +29,8 @@ from pruners.errors import PrunerError
 from pruners.evaluation import weights_bytes
 from pruners.job import SHIPPED_DATASET
 from pruners.progress import note, stage
-from pruners.tables import as_json, figures, show, show_files
+from pruners.screen import figures, show
+from pruners.tables import as_json, show_files
 
 _ABOUT = {
     "onnx": "int8 weights and activations (QDQ), for onnxruntime",

@@ -10,14 +10,11 @@ from dataclasses import fields
 from statistics import fmean
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
 from pruners.experiments.cells import STAGES, Cell
 from pruners.experiments.grid import AMOUNTS_OF, Setting
 from pruners.explain import printable
 from pruners.plots import Line, Panel, Pictures, line_plot
-from pruners.tables import figures
+from pruners.screen import Column, Sheet
 
 _COSTS = ("parameters", "macs", "activation_bytes", "bytes")
 COLUMNS = (
@@ -75,7 +72,7 @@ def _row(cell: Cell) -> dict[str, Any]:
 # --- the table ---------------------------------------------------------------------------------
 
 
-def table_of(cells: Sequence[Cell]) -> Table:
+def table_of(cells: Sequence[Cell]) -> Sheet:
     """The cells in the order given, with what tells them apart."""
     shown: dict[str, Callable[[Setting], str]] = {
         "model": lambda s: s.model,
@@ -90,20 +87,23 @@ def table_of(cells: Sequence[Cell]) -> Table:
         for name, of in shown.items()
         if name in always or len({of(cell.setting) for cell in cells}) > 1
     }
-    table = figures(*columns, "amount", "parameters", "MACs", "accuracy before", "after", "")
-    for column in table.columns[: len(columns)]:
-        column.justify = "left"
-    last = table.columns[-1]
-    last.justify, last.no_wrap, last.overflow = "left", False, "fold"
+    numbers = ("amount", "parameters", "MACs", "accuracy before", "after")
+    table = Sheet(
+        (
+            *(Column(name) for name in columns),
+            *(Column(name, "number") for name in numbers),
+            Column("", "words"),
+        )
+    )
     for cell in cells:
-        names = [Text(printable(of(cell.setting))) for of in columns.values()]
+        names = [printable(of(cell.setting)) for of in columns.values()]
         table.add_row(*names, f"{cell.setting.amount:g}", *_shown(cell))
     return table
 
 
-def _shown(cell: Cell) -> Sequence[Text | str]:
+def _shown(cell: Cell) -> Sequence[str]:
     if cell.error:
-        return "", "", "", "", Text(f"failed: {printable(cell.error)}")
+        return "", "", "", "", f"failed: {printable(cell.error)}"
     before, after = cell.figures["before"], cell.last
     return (
         _removed(before, after, "parameters"),

@@ -62,7 +62,8 @@ def run_experiment(
         keep_files: keep source, manifest and weights of every cell, which are then verified in a
             fresh process each.
         trackers: are told of every cell, also of those that were there.
-        data_dir, download: as for `load_dataset`.
+        data_dir: as for `load_dataset`.
+        download: as for `load_dataset`.
         progress: say on stderr what is done.
         written: gets the path of the table once it is there, also when the run is interrupted.
 
