@@ -36,11 +36,11 @@ test-zoo: $(VENV)/.installed-dev
 test-fuzz: $(VENV)/.installed-dev
 	NETWORKS=500 $(PYTEST) tests/test_tracing_random.py
 
-# Without timm and what is optional there: their tests skip.
+# With the extras, whose bounds are tested as well.
 test-lowest: | $(BIN)/pip
 	rm -rf $(LOWEST)
 	$(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/bin/python -m pip install --quiet $$($(BIN)/python tests/lowest.py)
+	$(LOWEST)/bin/python -m pip install --quiet $$($(BIN)/python tests/lowest.py deploy timm)
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 -m "not zoo"
 
 test-wheel: | $(BIN)/pip
