@@ -1,7 +1,7 @@
 # make demo        the main job, on real digits (two minutes after installation)
 # make test        all tests
 # make test-zoo    the long tests: every network of the zoo
-# make test-fuzz   500 random networks, pruned all the way
+# make test-fuzz   2,000 random networks the whole way, FUZZ="--seed 7" others (under an hour)
 # make lint        ruff and mypy
 # make bench       the benchmarks
 # make coverage    docs/coverage.md: every network of torchvision and many of timm
@@ -30,7 +30,7 @@ test-zoo: $(VENV)/.installed-dev
 	$(PYTEST) -m zoo
 
 test-fuzz: $(VENV)/.installed-dev
-	NETWORKS=500 $(PYTEST) tests/test_tracing_random.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(FUZZ)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
