@@ -22,7 +22,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ import numpy as np
 
 from pruners.errors import PrunerError
 from pruners.progress import note
-from pruners.store import check_writable, commit, manifest_text
+from pruners.store import check_writable, commit, is_intact, manifest_text, parsed_json, sealed
 
 Record = dict[str, Any]
 """What `level.json` (or `pruned.json`, before the level is retrained) holds."""
@@ -88,7 +87,7 @@ class Run:
 
     def start(self, options: Record) -> None:
         check_writable(self.folder)
-        commit({self.folder / OPTIONS: _text(options)})
+        commit({self.folder / OPTIONS: _text(sealed(options))})
 
     # --- levels ---------------------------------------------------------------------------------
 
@@ -149,7 +148,7 @@ class Run:
         known = {**record, "files": {**record.get("files", {}), **digests}}
         paths = {self.folder / file: content for file, content in files.items()}
         # The record comes last: where it is, everything is.
-        commit({**paths, self.level(number) / name: _text(known)})
+        commit({**paths, self.level(number) / name: _text(sealed(known))})
         return known
 
     def forget(self, first: int, levels: int) -> None:
@@ -191,12 +190,14 @@ def npz_bytes(arrays: Mapping[str, Any]) -> bytes:
 def read_json(path: Path, way_out: str) -> Record:
     """The object that a file holds; PrunerError where there is none."""
     try:
-        loaded = json.loads(path.read_bytes())
+        loaded = parsed_json(path.read_bytes())
     except (OSError, ValueError) as error:
         why = " ".join(str(error).split())
         raise PrunerError(f"{path}: cannot be read ({why}); {way_out}") from error
     if not isinstance(loaded, dict):
         raise PrunerError(f"{path}: holds a {type(loaded).__name__}, expected an object; {way_out}")
+    if not is_intact(loaded):
+        raise PrunerError(f"{path}: was changed since it was written; {way_out}")
     return loaded
 
 

@@ -92,7 +92,10 @@ def soft_gate(i: int, c: int, w: int) -> Lines:
 
 
 def gram(i: int, c: int, w: int) -> Lines:
-    forward = ["y = x.flatten(2)", "x = x + ((y @ y.transpose(1, 2)) @ y).view_as(x) * 0.001"]
+    forward = [
+        "y = x.flatten(2)",
+        "x = x + (torch.tanh(y @ y.transpose(1, 2) / 64) @ y).view_as(x)",
+    ]
     return [], forward, c
 
 

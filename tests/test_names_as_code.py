@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -16,10 +17,12 @@ from typing import Any
 import pytest
 import torch
 from helpers import with_telling_state
+from rich.console import Console
 from torch import Tensor, fx, nn
 from user_files import user_class, wide_image
 
-from pruners import PrunerError, PruningResult, WriterError, prune
+from pruners import PrunerError, PruningResult, WriterError, progress, prune
+from pruners.progress import note
 from pruners.verify import require, verify
 
 X = wide_image(2, 3, 8, 8)
@@ -397,3 +400,20 @@ def test_attributes_that_cannot_be_imported(
         prune(model.double(), X, 40).source  # noqa: B018
     assert "\n" not in str(info.value)
     assert "0x" not in str(info.value)
+
+
+def test_nothing_that_is_told_commands_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Names come from files that somebody else has made; a terminal obeys escape sequences."""
+    note("error: checkpoint \x1b]0;owned\x07 holds a\nb\r\udcff")
+    assert capsys.readouterr().err == "error: checkpoint \\x1b]0;owned\\x07 holds a\\nb\\r\\udcff\n"
+
+
+@pytest.mark.parametrize("text", ["[/red].py", "[bold]a", "{0}", "{task}", "a\x1b[2Jb"])
+def test_names_are_no_markup_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    monkeypatch.setattr(progress, "Console", functools.partial(Console, force_terminal=True))
+    with progress.stage(f"loading {text}"), progress.bar(f"testing {text}", 2, True) as step:
+        step()
+    shown = progress.printable(text)
+    assert f"testing {shown}" in re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", capsys.readouterr().err)
