@@ -57,8 +57,8 @@ _PATTERN = {
 }
 _MANIFEST = ".json"
 _KEYS = frozenset(
-    ("name", "stage", "version", "made_with", "files", "parents", "model", "training", "pruning")
-    + ("quantization", "metrics", SEAL)
+    {"name", "stage", "version", "made_with", "files", "parents", "model", SEAL}
+    | {"training", "pruning", "quantization", "metrics"}
 )
 _WEIGHTS = {".pth", ".pt", ".onnx", ".safetensors"}
 _LFS_POINTER = b"version https://git-lfs"
