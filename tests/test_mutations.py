@@ -53,7 +53,7 @@ def test_a_wrong_result_would_be_seen(bench: Bench, monkeypatch: pytest.MonkeyPa
     """Without the checksums a flipped bit is taken for a weight; without seals, for a figure."""
 
     def flipped(rng: random.Random, content: bytes) -> tuple[str, bytes]:
-        weights = bench.state["conv1.weight"].numpy().tobytes()
+        weights = bench.state["fc.bias"].numpy().tobytes()
         return "flip", content.replace(weights[:16], bytes([weights[0] ^ 1]) + weights[1:16])
 
     def other_figure(rng: random.Random, content: bytes) -> tuple[str, bytes]:
@@ -61,8 +61,8 @@ def test_a_wrong_result_would_be_seen(bench: Bench, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(store, "_check_sums", lambda path: None)
     monkeypatch.setattr(mutations, "corrupted", flipped)
-    _, complaints = run("checkpoints", range(6), bench)
-    assert any("WRONG: conv1.weight is not what" in complaint for complaint in complaints)
+    _, complaints = run("checkpoints", range(20), bench)
+    assert any("WRONG: fc.bias is not what" in complaint for complaint in complaints)
     monkeypatch.setattr("pruners.model_store.is_intact", lambda facts: True)
     monkeypatch.setattr(mutations, "spoiled_json", other_figure)
     monkeypatch.setattr(mutations, "_of_a_level", mutations._beside_weights)
