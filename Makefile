@@ -1,6 +1,6 @@
 # make demo        the main job, on real digits (two minutes after installation)
 # make test        all tests
-# make test-zoo    the long tests: every network of the zoo
+# make test-zoo    the long tests: every network of the zoo, spoiled input, faults
 # make test-fuzz   2,000 random networks the whole way, FUZZ="--seed 7" others (under an hour)
 # make lint        ruff and mypy
 # make bench       the benchmarks

@@ -23,6 +23,7 @@ import csv
 import hashlib
 import io
 import shutil
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,7 +184,11 @@ class Run:
 def npz_bytes(arrays: Mapping[str, Any]) -> bytes:
     """A compressed archive of arrays, the same bytes for the same content."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    # Not np.savez: it takes the arrays as keyword arguments, and a layer may be called `file`.
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
     return buffer.getvalue()
 
 
