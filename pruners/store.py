@@ -599,6 +599,8 @@ def _check_types(path: Path, state: Mapping[str, Tensor], own: Mapping[str, Any]
     """
     for name, tensor in state.items():
         ours = own.get(name)
+        if isinstance(ours, Tensor) and ours.dim() == 0 and tensor.shape == (1,):
+            tensor = tensor[0]  # as torch 0.3 stored scalars
         if not isinstance(ours, Tensor) or ours.shape != tensor.shape or not _is_plain(tensor):
             continue  # told by `load_state_dict`
         if tensor.dtype == ours.dtype:

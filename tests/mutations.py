@@ -385,7 +385,7 @@ def _other_content(rng: random.Random, state: State) -> tuple[str, bytes, State 
         "one missing": lambda: {k: v for k, v in state.items() if k != name},
         "one more": lambda: {**state, rng.choice(["../x", "", "a\nb", "\x1b[31m"]): tensor},
         "renamed": lambda: {f"{k}x" if k == name else k: v for k, v in state.items()},
-        "another shape": lambda: {**state, name: tensor[None]},
+        "another shape": lambda: {**state, name: tensor[None, None]},
         "huge": lambda: {**state, name: torch.zeros(1).expand(10**6, 10**6)},
         "no elements": lambda: {**state, name: tensor.flatten()[:0]},
         "not a tensor": lambda: {**state, name: rng.choice([None, 1, "x", [tensor], b"x"])},
