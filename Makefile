@@ -1,7 +1,7 @@
 # make demo        the main job, on real digits (two minutes after installation)
 # make test        all tests
-# make test-zoo    the long tests: every network of the zoo
-# make test-fuzz   500 random networks, pruned all the way
+# make test-zoo    the long tests: every network of the zoo, spoiled input, faults
+# make test-fuzz   2,000 random networks the whole way, FUZZ="--seed 7" others (under an hour)
 # make test-lowest the tests with the oldest versions that setup.cfg admits, in an environment of their own
 # make test-wheel  the wheel, built, installed in an empty environment and used
 # make lint        ruff and mypy
@@ -34,7 +34,7 @@ test-zoo: $(VENV)/.installed-dev
 	$(PYTEST) -m zoo
 
 test-fuzz: $(VENV)/.installed-dev
-	NETWORKS=500 $(PYTEST) tests/test_tracing_random.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(FUZZ)
 
 # With the extras, whose bounds are tested as well.
 test-lowest: | $(BIN)/pip

@@ -91,6 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with _interrupts() as arrived:
         try:
             code = app(arguments, prog_name="app.py", standalone_mode=False, obj=written)
+            # What a full disk refuses must not wait until Python ends.
+            sys.stdout.flush()
         except (Exception, KeyboardInterrupt) as error:
             # What Ctrl-C hits may make another exception of it.
             interrupted = arrived or isinstance(error, KeyboardInterrupt | typer.Abort)
@@ -118,7 +120,9 @@ def _failed(error: BaseException, debug: bool) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     code, message = 2, str(error)
-    if isinstance(error, UsageError):
+    if isinstance(error, OSError) and (why := _refused_by_stdout()):
+        message = f"standard output: cannot be written ({why}); send it elsewhere"
+    elif isinstance(error, UsageError):
         message = error.format_message()
     elif not isinstance(error, PrunerError):
         code = 1
@@ -128,6 +132,17 @@ def _failed(error: BaseException, debug: bool) -> int:
         traceback.print_exception(error)
     note(f"error: {' '.join(message.split())}")
     return code
+
+
+def _refused_by_stdout() -> str:
+    """Why nothing can be printed; empty where it can."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # Python would try once more when it ends, and complain in its own way.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return error.strerror or str(error)
+    return ""
 
 
 @contextmanager

@@ -8,7 +8,6 @@ steps there were. An edited file may be another network: then nothing is read th
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import sys
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from torch import nn
 
 from pruners.channel_graph import Kept
 from pruners.errors import PrunerError
+from pruners.store import is_intact, parsed_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +80,21 @@ class Record:
     @property
     def network(self) -> str:
         """The name of the network, or an empty string where it is none."""
-        name = self.facts.get("network")
+        name = self.facts.get("network") if self.intact else None
         return name if isinstance(name, str) and name.isidentifier() else ""
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:
         """Of one example, where the network takes one tensor."""
-        match self.facts.get("input_shapes"):
+        match self.facts.get("input_shapes") if self.intact else None:
             case [[*sizes]] if all(type(size) is int and size > 0 for size in sizes):
                 return tuple(sizes)
         return None
+
+    @property
+    def intact(self) -> bool:
+        """Whether the manifest says what was written."""
+        return is_intact(self.facts)
 
     @property
     def edited(self) -> bool:
@@ -104,7 +109,7 @@ def record_of(cls: type) -> Record | None:
     if not path.name:
         return None
     try:
-        facts: Any = json.loads(path.with_suffix(".json").read_bytes())
+        facts: Any = parsed_json(path.with_suffix(".json").read_bytes())
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except (OSError, ValueError):
         return None
@@ -124,6 +129,8 @@ def pruned_before(model: nn.Module) -> tuple[Before | None, str]:
         return None, ""
     name = record.path.name
     lost = "so what stays is told in indices of this file, not of the original network"
+    if not record.intact:
+        return None, f"{name}: its manifest was changed since it was written, {lost}"
     if record.edited:
         return None, f"{name}: differs from what its manifest describes, {lost}"
     try:

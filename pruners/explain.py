@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pruners.errors import PrunerError, did_you_mean
+from pruners.progress import printable as printable
 
 if TYPE_CHECKING:
     from pruners.channel_graph import Axis, ChannelGraph, Indices, Units
@@ -377,8 +378,3 @@ def _quoted(text: str) -> str:
     """
     shown = printable(text).replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"')
     return f'"{shown}"'
-
-
-def printable(text: str) -> str:
-    """Control characters and the like as Python writes them: no file of text may hold them."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

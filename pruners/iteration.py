@@ -53,7 +53,14 @@ from pruners.runs import BASE, TRAINING, Record, Run, npz_bytes, read_json
 from pruners.sampling import sample
 from pruners.schedules import cumulative
 from pruners.scoring import Scored
-from pruners.store import chosen_by, commit, load_checkpoint, manifest_text, save_bytes
+from pruners.store import (
+    chosen_by,
+    commit,
+    load_checkpoint,
+    manifest_text,
+    save_bytes,
+    sealed,
+)
 from pruners.tracing import Trace
 from pruners.trainer_file import Retrainer
 from pruners.training import Loss, cross_entropy, fit
@@ -618,7 +625,7 @@ class _Experiment:
         facts["kept"] = {n: [dim.tolist() for dim in dims] for n, dims in kept.items()}
         files = {
             f"{name}/{stem}.py": source,
-            f"{name}/{stem}.json": manifest_text(facts).encode(),
+            f"{name}/{stem}.json": manifest_text(sealed(facts)).encode(),
             f"{name}/pruned.pth": weights,
             **self._activations(number, present),
         }

@@ -558,6 +558,9 @@ def count_target(
 class Floors:
     """How many channels every layer keeps: `min_filters`, and no less than `max_ratio` leaves.
 
+    What reads a part of a layer's channels (behind a split, a slice) keeps one of them at least:
+    torch has no layers of no channels.
+
     Args:
         of_ratios: groups whose share the user has said, which `max_ratio` does not cut.
     """
@@ -581,6 +584,9 @@ class Floors:
             # Of equals, the first go first.
             best = np.lexsort((-of_layer, -scores[of_layer]))
             self.layers.append((of_layer[best], rows[best], count))
+        for members in _parts(graph, units):
+            best = np.lexsort((-members, -scores[members]))
+            self.layers.append((members[best], np.ones(len(members), dtype=np.int64), 1))
 
     def kept(self, gone: Stays) -> Stays:
         """Of the units that go, those that may; layers that got too thin keep their best ones."""
@@ -592,6 +598,27 @@ class Floors:
                 back = np.searchsorted(np.cumsum(rows[goes]), lacking) + 1
                 result[of_layer[goes][:back]] = False
         return result
+
+
+def _parts(graph: ChannelGraph, units: Units) -> list[Indices]:
+    """The units of every axis that no layer's floor keeps from being empty, each set once."""
+    atoms = np.ones(len(units.unit_of), dtype=np.int64)
+    shape = (len(units.axes), units.count)
+    found = coo_array((atoms, (units.axis_of_atom(), units.unit_of)), shape).tocsr()
+    found.data[:] = 1
+    place = {axis: i for i, axis in enumerate(units.axes)}
+    outputs = found[[place[axis] for axis in graph.outputs()]]
+    common = (outputs @ found.T).tocoo()
+    whole = np.asarray(outputs.sum(axis=1)).reshape(-1)
+    # An axis that holds all channels of a layer has those that the layer keeps.
+    kept = np.unique(common.col[common.data == whole[common.row]])
+    free = np.setdiff1d(np.arange(len(units.axes)), kept)
+    parts = {found.indices[found.indptr[i] : found.indptr[i + 1]].tobytes(): i for i in free}
+    return [
+        np.sort(found.indices[found.indptr[i] : found.indptr[i + 1]]).astype(np.int64)
+        for i in parts.values()
+        if found.indptr[i + 1] > found.indptr[i]
+    ]
 
 
 class _Cost:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,11 +31,15 @@ import torch
 
 from pruners.errors import PrunerError, did_you_mean
 from pruners.store import (
+    SEAL,
     VersionTakenError,
     commit,
     holds_content,
+    is_intact,
     manifest_text,
+    parsed_json,
     refusal,
+    sealed,
     stale_files,
 )
 from pruners.version import __version__
@@ -53,6 +56,10 @@ _PATTERN = {
     for stage, stem in _STEM.items()
 }
 _MANIFEST = ".json"
+_KEYS = frozenset(
+    {"name", "stage", "version", "made_with", "files", "parents", "model", SEAL}
+    | {"training", "pruning", "quantization", "metrics"}
+)
 _WEIGHTS = {".pth", ".pt", ".onnx", ".safetensors"}
 _LFS_POINTER = b"version https://git-lfs"
 
@@ -285,7 +292,7 @@ class ModelStore:
             }
             files = {folder / (stem + suffix): content for suffix, content in contents.items()}
             # Last: where the manifest is, everything is.
-            files[folder / (stem + _MANIFEST)] = manifest_text(manifest).encode()
+            files[folder / (stem + _MANIFEST)] = manifest_text(sealed(manifest)).encode()
             try:
                 commit({**files, **(also(stem) if also is not None else {})}, files)
             except VersionTakenError:
@@ -544,7 +551,7 @@ def _read(entry: _Entry) -> StoredVersion:
     """The version as its manifest describes it; PrunerError where that is damaged."""
     path = entry.paths[_MANIFEST]
     try:
-        facts: Any = json.loads(path.read_bytes())
+        facts: Any = parsed_json(path.read_bytes())
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise _damaged(path, f"cannot be read ({why})") from error
@@ -564,6 +571,10 @@ def _read(entry: _Entry) -> StoredVersion:
             pass
         case _:
             raise _damaged(path, "is no manifest of a version")
+    if unknown := facts.keys() - _KEYS:
+        raise _damaged(path, f"holds {sorted(unknown)[0]!r}, which is of no manifest of a version")
+    if not is_intact(facts):
+        raise _damaged(path, "was changed since it was written")
     if (name, stage, version) != (entry.name, entry.stage, entry.version):
         raise _damaged(path, f"is the manifest of {name} {stage} {version}")
     suffixes = [str(file).removeprefix(entry.stem) for file in files]

@@ -400,7 +400,7 @@ def json_object(option: str, text: str, example: str) -> dict[str, Any]:
     try:
         value = json.loads(text, parse_constant=refuse, parse_float=finite)
         why = f"is a {type(value).__name__}"
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         value, why = None, f"is not JSON ({error})"
     if not isinstance(value, dict):
         raise PrunerError(f"{option} {text}: {why}; expected an object, such as '{example}'")

@@ -7,7 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+def printable(text: str) -> str:
+    """Control characters and the like as Python writes them: no file of text may hold them, and
+    no terminal shall obey them."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @contextmanager
@@ -15,7 +22,7 @@ def stage(text: str) -> Iterator[None]:
     """Says what goes on in its block: a spinner on a terminal, else a line."""
     console = Console(stderr=True)
     if console.is_terminal:
-        with console.status(text):
+        with console.status(escape(printable(text))):
             yield
     else:
         note(text)
@@ -24,7 +31,7 @@ def stage(text: str) -> Iterator[None]:
 
 def note(text: str) -> None:
     """One line."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -37,7 +44,11 @@ def bar(text: str, total: int | None, shown: bool) -> Iterator[Callable[[], None
         yield lambda: None
         return
     with Progress(
-        TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
     ) as progress:
-        task = progress.add_task("", total=total)
+        task = progress.add_task(escape(printable(text)), total=total)
         yield lambda: progress.advance(task)

@@ -489,12 +489,15 @@ def _fix_split(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: 
 def _fix_slice(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
     x, dim = args[0], (args[1] if len(args) > 1 else 0)
     dim %= max(x.dim(), 1)
-    mask = r.stays(step.ins[0]).get(dim)
-    if mask is None:
-        return func(*args, **kwargs)
     full, size = step.in_shapes[0][dim], x.shape[dim]
     wanted = _positions(name_of(func), step.args, full)
     got = _positions(name_of(func), args, size)
+    mask = r.stays(step.ins[0]).get(dim)
+    if mask is None:
+        # A number that other modules need to be another must not become that one here.
+        if got == wanted and not any(dim in varies(layer) for layer in step.ins[0]):
+            return func(*args, **kwargs)
+        mask = np.ones(full, dtype=bool)
     rank = np.cumsum(mask) - 1
     needed = [int(rank[i]) for i in wanted if mask[i]]
     if r.size(step, "positions", got, needed, dim):
@@ -519,7 +522,7 @@ def _positions(name: str, args: tuple[Any, ...], size: int) -> list[int]:
 
 def _fix_pad(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
     x, given, full = args[0], list(args[1]), list(step.args[1])
-    needed = list(given)
+    needed = list(full)
     into, out = r.stays(step.ins[0]), r.stays(step.outs[0])
     for i in range(len(given) // 2):
         dim = x.dim() - 1 - i

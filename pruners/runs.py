@@ -22,8 +22,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 import shutil
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ import numpy as np
 
 from pruners.errors import PrunerError
 from pruners.progress import note
-from pruners.store import check_writable, commit, manifest_text
+from pruners.store import check_writable, commit, is_intact, manifest_text, parsed_json, sealed
 
 Record = dict[str, Any]
 """What `level.json` (or `pruned.json`, before the level is retrained) holds."""
@@ -88,7 +88,7 @@ class Run:
 
     def start(self, options: Record) -> None:
         check_writable(self.folder)
-        commit({self.folder / OPTIONS: _text(options)})
+        commit({self.folder / OPTIONS: _text(sealed(options))})
 
     # --- levels ---------------------------------------------------------------------------------
 
@@ -149,7 +149,7 @@ class Run:
         known = {**record, "files": {**record.get("files", {}), **digests}}
         paths = {self.folder / file: content for file, content in files.items()}
         # The record comes last: where it is, everything is.
-        commit({**paths, self.level(number) / name: _text(known)})
+        commit({**paths, self.level(number) / name: _text(sealed(known))})
         return known
 
     def forget(self, first: int, levels: int) -> None:
@@ -184,19 +184,25 @@ class Run:
 def npz_bytes(arrays: Mapping[str, Any]) -> bytes:
     """A compressed archive of arrays, the same bytes for the same content."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    # Not np.savez: it takes the arrays as keyword arguments, and a layer may be called `file`.
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
     return buffer.getvalue()
 
 
 def read_json(path: Path, way_out: str) -> Record:
     """The object that a file holds; PrunerError where there is none."""
     try:
-        loaded = json.loads(path.read_bytes())
+        loaded = parsed_json(path.read_bytes())
     except (OSError, ValueError) as error:
         why = " ".join(str(error).split())
         raise PrunerError(f"{path}: cannot be read ({why}); {way_out}") from error
     if not isinstance(loaded, dict):
         raise PrunerError(f"{path}: holds a {type(loaded).__name__}, expected an object; {way_out}")
+    if not is_intact(loaded):
+        raise PrunerError(f"{path}: was changed since it was written; {way_out}")
     return loaded
 
 

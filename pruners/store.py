@@ -12,6 +12,7 @@ may be anything, and execute nothing found in it.
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import math
@@ -26,6 +27,7 @@ import tempfile
 import threading
 import time
 import warnings
+import zipfile
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -149,6 +151,33 @@ def _plain_metadata(metadata: Mapping[str, Any]) -> OrderedDict[str, dict[str, A
         for module, entries in metadata.items()
         if isinstance(entries, Mapping)
     )
+
+
+SEAL = "manifest_sha256"
+"""The key under which a manifest has the digest of everything else in it."""
+
+
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest with its seal, by which a reader sees that nothing in it has changed."""
+    return {**manifest, SEAL: _seal_of(json.loads(manifest_text(manifest)))}
+
+
+def is_intact(facts: Mapping[str, Any]) -> bool:
+    """Whether a manifest says what was written; one without a seal (of older versions) may."""
+    return SEAL not in facts or facts[SEAL] == _seal_of(facts)
+
+
+def _seal_of(facts: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in facts.items() if key != SEAL}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def parsed_json(content: bytes | str) -> Any:
+    """What JSON holds; ValueError for anything else, however deep it is nested."""
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def manifest_text(manifest: Mapping[str, Any]) -> str:
@@ -543,6 +572,7 @@ def load_checkpoint(
     own = model.state_dict()
     if not own or not all(name.startswith("module.") for name in own):
         state = _without_prefix(state)
+    _check_types(path, state, own)
     before = None
     if {n: t.shape for n, t in state.items()} != {n: _shape(v) for n, v in own.items()}:
         # A module may rename or add entries as it loads (old versions), so it is asked, and its
@@ -559,6 +589,40 @@ def load_checkpoint(
         raise PrunerError(
             f"checkpoint {path} is not of this {type(model).__name__}: {why}; {way_out}"
         ) from error
+
+
+def _check_types(path: Path, state: Mapping[str, Tensor], own: Mapping[str, Any]) -> None:
+    """PrunerError where a tensor would be another one in the type that the network has.
+
+    torch converts whatever it is given: it drops imaginary parts, and takes the integers of a
+    quantized network for weights.
+    """
+    for name, tensor in state.items():
+        ours = own.get(name)
+        if isinstance(ours, Tensor) and ours.dim() == 0 and tensor.shape == (1,):
+            tensor = tensor[0]  # as torch 0.3 stored scalars
+        if not isinstance(ours, Tensor) or ours.shape != tensor.shape or not _is_plain(tensor):
+            continue  # told by `load_state_dict`
+        if tensor.dtype == ours.dtype:
+            continue
+        what = f"checkpoint {path}: {name} holds {tensor.dtype}, expected {ours.dtype}"
+        floats = tensor.is_floating_point(), ours.is_floating_point()
+        counts = tensor.dim() == 0 and not tensor.is_complex()
+        if (tensor.is_complex() != ours.is_complex() or floats[0] != floats[1]) and not counts:
+            raise PrunerError(f"{what}; save the weights that the network itself computes with")
+        converted = tensor.to(ours.dtype)
+        if all(floats):
+            # Some narrow types cannot be asked.
+            wide = tensor.to(torch.float64)
+            lost = bool((wide.isfinite() != converted.isfinite()).any())
+        else:
+            lost = not torch.equal(converted.to(tensor.dtype), tensor)
+        if lost:
+            raise PrunerError(f"{what}, which cannot hold its values; convert it before")
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
 
 
 def _shape(value: object) -> object:
@@ -623,6 +687,7 @@ def _read_safetensors(path: Path) -> object:
 
 
 def _read_pickle(path: Path) -> object:
+    _check_sums(path)
     try:
         with warnings.catch_warnings():
             # About pickle protocols and TorchScript: the refusal that follows says it in one line.
@@ -644,6 +709,22 @@ def _read_pickle(path: Path) -> object:
                 f"save model.state_dict() instead"
             ) from error
         raise _damaged(path, error) from error
+
+
+def _check_sums(path: Path) -> None:
+    """PrunerError where an archive is not what was written: `torch.load` does not look at that."""
+    try:
+        with path.open("rb") as file:
+            if file.read(4) != b"PK\3\4":
+                return
+        with zipfile.ZipFile(path) as archive:
+            # `torch.serialization.set_crc32_options(False)` writes zeros.
+            summed = any(entry.CRC for entry in archive.infolist())
+            broken = archive.testzip() if summed else None
+    except Exception as error:
+        raise _damaged(path, error) from error
+    if broken is not None:
+        raise _damaged(path, f"the checksum of {broken!r} in it is wrong")
 
 
 def _name_in_raw_pickle(path: Path) -> str | None:

@@ -11,7 +11,6 @@ A run that ends as it should removes them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -28,7 +27,14 @@ from pruners.job import Data, noted
 from pruners.networks import Network, Request, find_network
 from pruners.progress import note
 from pruners.recipe import Recipe
-from pruners.store import check_writable, commit, manifest_text, read_state_dict, save_bytes
+from pruners.store import (
+    check_writable,
+    commit,
+    manifest_text,
+    parsed_json,
+    read_state_dict,
+    save_bytes,
+)
 from pruners.training import fit, settings_of, shared_accuracy
 from pruners.training_state import Plain, check_same, read_state, state_bytes
 from pruners.tuning import Trial, Tuned, best_of, tune
@@ -245,7 +251,7 @@ class _KeptTrials:
     def read(self, content: bytes) -> list[Trial]:
         """The trials; an error where they are of other options, or damaged."""
         try:
-            loaded = json.loads(content)
+            loaded = parsed_json(content)
             settings, trials = loaded["settings"], [Trial(**row) for row in loaded["trials"]]
         except (ValueError, KeyError, TypeError) as error:
             why = " ".join(str(error).split())

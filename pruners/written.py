@@ -25,7 +25,7 @@ from pruners.model_store import ModelFile, ModelStore, Parent, StoredVersion, co
 from pruners.model_writers import Writer
 from pruners.origin import is_library
 from pruners.sizes.rewrites import Rewrites
-from pruners.store import manifest_text, save_bytes
+from pruners.store import manifest_text, save_bytes, sealed
 from pruners.tracing import map_tensors
 from pruners.verify import Case, Outcome, require, tells, tolerance_for, verify
 from pruners.verify_child import MismatchError, compare, flatten_output
@@ -220,7 +220,7 @@ class Written(ABC):
             source = self._source(name, verified=outcome is not None)
             facts = self.facts({f"{stem}.py": source.encode(), name: content}, outcome)
             return {
-                out / f"{stem}.json": manifest_text({**facts, **(extra or {})}).encode(),
+                out / f"{stem}.json": manifest_text(sealed({**facts, **(extra or {})})).encode(),
                 out / f"{stem}.py": source.encode(),
             }
 

@@ -22,7 +22,7 @@ from pruners import model_store
 from pruners.descent import Descent, descents, parents_of
 from pruners.errors import PrunerError
 from pruners.model_store import ModelFile, ModelStore, Parent, StoredVersion, code_digest
-from pruners.store import save_bytes
+from pruners.store import SEAL, is_intact, save_bytes, sealed
 from pruners.verify import Outcome
 
 SOURCE = '''"""Slim.
@@ -152,7 +152,10 @@ def test_the_manifest(store: ModelStore, tmp_path: Path) -> None:
         pruning={"prune_pct": 50.0},
         metrics={"accuracy": 98.5},
     )
-    assert json.loads(made.manifest_path.read_text()) == {
+    facts = json.loads(made.manifest_path.read_text())
+    assert is_intact(facts)
+    assert facts.pop(SEAL)
+    assert facts == {
         "name": "net",
         "stage": "pruned",
         "version": "1.0",
@@ -464,6 +467,24 @@ def test_damaged_files(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> No
     assert finding(store)[2] == "cannot be read (Is a directory); restore it from a backup"
 
 
+def test_a_manifest_that_was_changed_is_damaged(store: ModelStore) -> None:
+    """Whatever is changed in it: figures are no less wrong than digests."""
+    path = stored(store, metrics={"accuracy": 98.5}).manifest_path
+    good = path.read_text()
+    message = "was changed since it was written; restore it from a backup"
+    for text in (good.replace("98.5", "99.5"), good.replace('"bytes": 1', '"bytes": 2')):
+        assert text != good
+        path.write_text(text)
+        assert finding(store) == ("net_pruned_v1.0.json", "damaged", message)
+    path.write_text("[" * 100_000)
+    assert finding(store)[2].startswith("cannot be read (it is nested too deeply); ")
+    # Written in another way, and by a version that had no seals yet.
+    path.write_text(json.dumps(json.loads(good), sort_keys=True))
+    assert store.verify() == []
+    path.write_text(json.dumps({k: v for k, v in json.loads(good).items() if k != SEAL}))
+    assert store.verify() == []
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -483,13 +504,14 @@ def test_damaged_files(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> No
             "is no manifest of a version",
         ),
         ({"version": "1.1"}, "is the manifest of net pruned 1.1"),
+        ({"author": "me"}, "holds 'author', which is of no manifest of a version"),
     ],
 )
 def test_damaged_manifests(store: ModelStore, change: Any, message: str) -> None:
     path = stored(store).manifest_path
     facts = json.loads(path.read_text())
     if change is not None:
-        facts = {**facts, **change} if isinstance(change, dict) else change
+        facts = sealed({**facts, **change}) if isinstance(change, dict) else change
     path.write_text("" if change is None else json.dumps(facts))
     name, kind, found = finding(store)
     assert (name, kind) == ("net_pruned_v1.0.json", "damaged")

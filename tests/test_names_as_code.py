@@ -8,18 +8,28 @@ from __future__ import annotations
 
 import enum
 import functools
+import io
+import json
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import with_telling_state
+from rich.console import Console
 from torch import Tensor, fx, nn
 from user_files import user_class, wide_image
 
-from pruners import PrunerError, PruningResult, WriterError, prune
+from pruners import PrunerError, PruningResult, WriterError, progress, prune
+from pruners.model_store import ModelStore
+from pruners.progress import note
+from pruners.runs import npz_bytes
+from pruners.store import sealed
 from pruners.verify import require, verify
 
 X = wide_image(2, 3, 8, 8)
@@ -397,3 +407,68 @@ def test_attributes_that_cannot_be_imported(
         prune(model.double(), X, 40).source  # noqa: B018
     assert "\n" not in str(info.value)
     assert "0x" not in str(info.value)
+
+
+def test_nothing_that_is_told_commands_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Names come from files that somebody else has made; a terminal obeys escape sequences."""
+    note("error: checkpoint \x1b]0;owned\x07 holds a\nb\r\udcff")
+    assert capsys.readouterr().err == "error: checkpoint \\x1b]0;owned\\x07 holds a\\nb\\r\\udcff\n"
+
+
+@pytest.mark.parametrize("text", ["[/red].py", "[bold]a", "{0}", "{task}", "a\x1b[2Jb"])
+def test_names_are_no_markup_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    monkeypatch.setattr(progress, "Console", functools.partial(Console, force_terminal=True))
+    with progress.stage(f"loading {text}"), progress.bar(f"testing {text}", 2, True) as step:
+        step()
+    shown = progress.printable(text)
+    assert f"testing {shown}" in re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", capsys.readouterr().err)
+
+
+# --- file names ----------------------------------------------------------------------------------
+
+OUTSIDE = ("../x", "..", ".", "/x", "a/../../x", "..\\x", "~/x", "x\0", "x\n", "x/", "C:x", "x y")
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_no_name_leads_out_of_a_folder(tmp_path: Path, name: str) -> None:
+    """Names of files come from classes, options and manifests."""
+    out = tmp_path / "a" / "out"
+    model = network(tmp_path / "a")
+    with pytest.raises(PrunerError, match=r"^--name .*cannot be imported as a Python module"):
+        prune(model, X, 40, name=name)
+    with suppress(ValueError):  # Python's own word on a NUL
+        type(model).__name__ = name
+    try:
+        prune(model.double(), X, 40).save(out, out / "models", verify=False)
+    except PrunerError as error:
+        assert "\n" not in str(error)  # noqa: PT017 - some of them may be written
+    with pytest.raises(PrunerError, match=r"^name .*expected letters, digits"):
+        ModelStore(out / "models").add("pruned", name, {".pth": b"x"})
+    with pytest.raises(PrunerError, match="suffix"):
+        ModelStore(out / "models").add("pruned", "x", {f".{name}": b"x"})
+    left = {path for path in tmp_path.rglob("*") if "__pycache__" not in path.parts}
+    known = {tmp_path / "a", tmp_path / "a/named_net.py"}
+    assert all(path.is_relative_to(out) for path in left - known)
+
+
+def test_a_manifest_names_no_file_of_another_folder(tmp_path: Path) -> None:
+    models = ModelStore(tmp_path / "models")
+    path = models.add("pruned", "net", {".pth": b"x"}).manifest_path
+    facts = json.loads(path.read_text())
+    (tmp_path / "secret.pth").write_bytes(b"x")
+    listed = facts["files"].pop("net_pruned_v1.0.pth")
+    for file in ("../../secret.pth", str(tmp_path / "secret.pth"), "net_pruned_v1.0../x.pth"):
+        path.write_text(json.dumps(sealed({**facts, "files": {file: listed}})))
+        (finding,) = [f for f in models.verify() if f.kind == "damaged"]
+        assert finding.message.startswith("is no manifest of a version")
+
+
+def test_layers_that_are_called_as_arguments_are() -> None:
+    """`np.savez` would take the first for its file."""
+    arrays = {name: np.arange(3) for name in ("file", "allow_pickle", "../x", "a/b")}
+    with np.load(io.BytesIO(npz_bytes(arrays))) as loaded:
+        assert list(loaded) == list(arrays)
+        assert all(loaded[name].tolist() == [0, 1, 2] for name in arrays)
+    assert npz_bytes(arrays) == npz_bytes(arrays)

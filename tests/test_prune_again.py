@@ -21,6 +21,7 @@ from pruners import BasicPruning, Options, PrunerError, PruningResult, prune
 from pruners.ancestry import pruned_before, record_of
 from pruners.loading import class_from_file
 from pruners.networks import Request, find_network
+from pruners.store import sealed
 from pruners.verify import Outcome, expected_outputs
 
 assert models  # registers the zoo
@@ -257,16 +258,21 @@ def test_manifests_that_are_none(tmp_path: Path) -> None:
         ({"pruned_before": {}}, "its manifest cannot be read (KeyError: 'kept_of'), "),
         ({"kept": {}}, "stem.weight is not in the manifest, "),
     ):
-        manifest.write_text(json.dumps({**facts, **damage}))
+        manifest.write_text(json.dumps(sealed({**facts, **damage})))
         before, why = pruned_before(model)
         assert before is None
         assert why.startswith(f"again_n30.py: {message}")
         assert re.search(LOST, why)
     # Names and shapes of a manifest that somebody has changed reach no file as they are.
-    manifest.write_text(json.dumps({**facts, "network": "x(); import os", "input_shapes": [[-1]]}))
-    record = record_of(type(model))
-    assert record is not None
-    assert (record.network, record.input_shape) == ("", None)
+    odd = {"network": "x(); import os", "input_shapes": [[-1]]}
+    for change, write in ((odd, sealed), ({"network": "Other"}, dict)):
+        manifest.write_text(json.dumps(write({**facts, **change})))
+        record = record_of(type(model))
+        assert record is not None
+        assert (record.network, record.input_shape) == ("", None)
+    assert pruned_before(model)[1].startswith(
+        "again_n30.py: its manifest was changed since it was written, so what stays is told in"
+    )
 
 
 def test_the_shape_comes_from_the_manifest(tmp_path: Path) -> None:

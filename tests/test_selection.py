@@ -673,3 +673,28 @@ def test_a_layer_without_a_score_stays() -> None:
 def test_a_budget_that_is_none(options: dict[str, Any], message: str) -> None:
     with pytest.raises(PrunerError, match=message):
         Budget(**options)
+
+
+class ReadInPart(nn.Module):
+    """`after` reads the first three channels of `conv` alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 9, 1)
+        self.after = nn.Conv2d(3, 4, 1)
+        self.out = nn.Conv2d(10, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = torch.split(self.conv(x), [3, 6], 1)
+        return self.out(torch.cat([b, self.after(a)], 1))
+
+
+def test_what_reads_a_part_of_a_layer_keeps_a_channel() -> None:
+    """Found by `make test-fuzz`: min_filters holds for all nine, and the least are those three."""
+    model = ReadInPart()
+    with torch.no_grad():
+        model.conv.weight[:3] *= 1e-3
+    for pct in (30, 60):
+        result = prune(model, torch.randn(2, 3, 4, 4), pct)
+        assert 1 <= len(result.kept["after.weight"][1]) < 3
+        assert result.model(torch.randn(2, 3, 4, 4)).shape == (2, 2, 4, 4)

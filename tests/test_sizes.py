@@ -410,3 +410,53 @@ def test_all_of_it_in_a_fresh_process(tmp_path: Path) -> None:
     outcomes = verify([result.case() for result in results])
     require(outcomes)
     assert max(outcome.error for outcome in outcomes) < 1e-12
+
+
+SHARED = """\
+import torch
+from torch import nn
+
+SHIFT = 2
+
+
+class Part(nn.Module):
+    def __init__(self, inputs, w):
+        super().__init__()
+        self.w = w
+        self.conv = nn.Conv2d(inputs, w + 4, 1)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return torch.cat(
+            [x.narrow(1, SHIFT + 2, self.w), x[:, -self.w :], x[:, SHIFT : SHIFT + 2]], 1
+        )
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 17, 3, padding=1)
+        self.parts = nn.Sequential(Part(17, 5), Part(12, 3), Part(8, 3))
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.fc(self.parts(self.stem(x).relu()).mean((2, 3)))
+"""
+
+
+@pytest.mark.parametrize("ignore", [(), ("parts.0.*",), ("parts.2.*",)])
+def test_a_module_that_loses_nothing_keeps_the_number_that_others_lose(
+    tmp_path: Path, ignore: tuple[str, ...]
+) -> None:
+    """Found by `make test-fuzz`: SHIFT became 0 for all, as one of three instances needed it."""
+    model = with_telling_state(user_class(tmp_path, f"n{next(_numbers)}", SHARED, head="")())
+    x = wide_image(2, 3, 8, 8)
+    model = model.double()
+    for seed in range(8):
+        result = prune(
+            model, x, 30, measure="ChannelRandom", seed=seed, min_filters=1, ignore=ignore
+        )
+        assert not result.counted
+        with torch.no_grad():
+            got = result.model.eval()(x)
+        assert difference(got, expected_outputs(model, result.kept, (x,))) < 1e-12

@@ -615,3 +615,62 @@ def test_a_plain_pickle_with_code_is_refused_by_name(tmp_path: Path, protocol: i
     with pytest.raises(PrunerError, match=r"holds posix\.mkdir, which would run code to load"):
         read_state_dict(path)
     assert not trace.exists()
+
+
+def test_a_damaged_archive_is_noticed_by_its_checksums(tmp_path: Path) -> None:
+    """`torch.load` takes a flipped bit for a weight."""
+    path = tmp_path / "a.pth"
+    content = bytearray(save_bytes(network().state_dict()))
+    at = content.index(network().state_dict()["0.weight"].numpy().tobytes()[:16])
+    content[at] ^= 1
+    path.write_bytes(content)
+    assert torch.load(path, weights_only=True)
+    with pytest.raises(
+        PrunerError, match=r"a\.pth: truncated or damaged .*the checksum of 'archive/data/\d' in it"
+    ):
+        read_state_dict(path)
+    # Written without checksums: there are none to look at.
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(network().state_dict(), path)
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert list(read_state_dict(path)) == list(network().state_dict())
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("0.weight", lambda t: t.to(torch.int8), "holds torch.int8, expected torch.float32; save"),
+        ("0.weight", lambda t: t > 0, "holds torch.bool, expected torch.float32; save the weights"),
+        ("0.weight", lambda t: t * 1j, "holds torch.complex64, expected torch.float32; save"),
+        (
+            "0.weight",
+            lambda t: t.double() * 1e300,
+            "holds torch.float64, expected torch.float32, which cannot hold its values; convert",
+        ),
+        ("1.num_batches_tracked", lambda t: t + 0.5, "expected torch.int64, which cannot hold"),
+        ("1.num_batches_tracked", lambda t: t * 1j, "holds torch.complex64, expected torch.int64;"),
+        ("0.weight", lambda t: t.double(), None),
+        ("0.weight", lambda t: t.half(), None),
+        ("0.weight", lambda t: t.to(torch.float8_e4m3fn), None),
+        ("0.weight", lambda t: t / 0, None),
+        ("1.num_batches_tracked", lambda t: t.float(), None),
+        ("1.num_batches_tracked", lambda t: t.int(), None),
+    ],
+)
+def test_tensors_of_another_type(
+    tmp_path: Path, name: str, change: Callable[[Tensor], Tensor], message: str | None
+) -> None:
+    """torch converts whatever it is given, imaginary parts and int8 weights included."""
+    state = network().state_dict()
+    state[name] = change(state[name])
+    torch.save(state, tmp_path / "a.pth")
+    model = network()
+    if message is None:
+        load_checkpoint(model, tmp_path / "a.pth")
+        assert torch.equal(model.state_dict()[name], state[name].to(model.state_dict()[name].dtype))
+        return
+    with pytest.raises(PrunerError, match=rf"a\.pth: {re.escape(name)} .*{re.escape(message)}"):
+        load_checkpoint(model, tmp_path / "a.pth")

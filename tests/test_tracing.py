@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -467,6 +468,47 @@ def test_sum_counts_only_channels_that_are_not_silent() -> None:
     assert quiet.error < 1e-12
     assert not quiet.units.renormalised
     assert quiet.removed("conv.weight", 0) > 0
+
+
+class Made(Small):
+    """What a forward puts in the place of a channel that is gone, found by `make test-fuzz`."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.change = change
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.change(self.bn(self.conv(x)))
+        gate = y.sum(1, keepdim=True) / 8 + (y.flatten(2) @ y.flatten(2).mT).mean() / 100
+        return self.out(self.bn(self.conv(x)) * gate.mean((2, 3), keepdim=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "counts"),
+    [
+        (lambda y: y + torch.ones(y.size(0), 8, 1, 1, dtype=y.dtype, device=y.device), True),
+        (lambda y: y + y.new_full((8, 1, 1), 2.0), True),
+        (lambda y: y + y.new_zeros(8, 1, 1), False),
+        (lambda y: torch.maximum(y, torch.full((1,), 0.5, dtype=y.dtype, device=y.device)), True),
+        (lambda y: torch.maximum(y, -y), False),
+        (lambda y: y.masked_fill(y.isnan(), 0.0), False),
+        (lambda y: y.masked_fill(torch.ones(8, 8, dtype=torch.bool, device=y.device), 1.0), True),
+        (lambda y: torch.where(torch.ones(1, dtype=torch.bool, device=y.device), 1.0, y), True),
+        (lambda y: F.pad(y, (1, 1, 1, 1), value=0.5), True),
+        (lambda y: F.pad(y, (1, 1, 1, 1)), False),
+        (lambda y: F.threshold(y, 0.5, 0.5), True),
+        (lambda y: 2**y, True),
+        (lambda y: y**0, True),
+        (lambda y: y**2, False),
+    ],
+)
+def test_channels_that_something_else_takes_the_place_of(
+    change: Callable[[Tensor], Tensor], counts: bool
+) -> None:
+    outcome = parity(Made(change), IMAGE)
+    assert outcome.error < 1e-12
+    assert outcome.removed("conv.weight", 0) > 0
+    assert ("sum" in outcome.units.renormalised.values()) == counts
 
 
 class DividedByItsNorm(Small):

@@ -21,7 +21,7 @@ from pruners.errors import PrunerError
 from pruners.replay import restricted
 from pruners.verify import expected_outputs
 
-# `make test-fuzz` sets 500.
+# `NETWORKS=500 pytest tests/test_tracing_random.py` for more; `make test-fuzz` goes further.
 NETWORKS = int(os.environ.get("NETWORKS", "50"))
 
 random_networks = settings(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pruners.errors import PrunerError, did_you_mean
 from pruners.loading import module_from_file
 from pruners.model_store import ModelFile, ModelStore, Parent, StoredVersion, code_digest
-from pruners.store import load_checkpoint
+from pruners.store import is_intact, load_checkpoint, parsed_json
 from pruners.version import __version__
 
 _TOLD = ("network", "generated_from", "pruned_before", "options", "parameters", "macs")
@@ -166,7 +166,7 @@ def model_file(
 def _manifest(path: Path, what: str) -> dict[str, Any]:
     beside = path.with_suffix(".json")
     try:
-        facts = json.loads(beside.read_bytes())
+        facts = parsed_json(beside.read_bytes())
     except OSError:
         raise PrunerError(
             f"{what} {path.stem}: no {beside}; expected the manifest beside the generated file, "
@@ -176,6 +176,11 @@ def _manifest(path: Path, what: str) -> dict[str, Any]:
         raise PrunerError(f"{what} {path.stem}: {beside} is damaged ({error})") from error
     match facts:
         case {"files": {**_files}, "input_shapes": [[*_], *_]}:
+            if not is_intact(facts):
+                raise PrunerError(
+                    f"{what} {path.stem}: {beside} was changed since it was written; generate it "
+                    f"again, or restore it from a backup"
+                )
             return dict(facts)
     raise PrunerError(
         f"{what} {path.stem}: {beside} is no manifest of a generated file; expected files and "

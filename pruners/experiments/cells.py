@@ -25,7 +25,7 @@ from pruners.registry import (
     PRUNING_METHODS,
     SCORING_MEASURES,
 )
-from pruners.store import manifest_text
+from pruners.store import manifest_text, parsed_json
 from pruners.version import __version__
 from pruners.zoo import has_weights_for
 
@@ -96,7 +96,7 @@ def read_cell(path: Path) -> Cell:
     except OSError as error:
         raise PrunerError(f"{path}: cannot be read ({error.strerror or error})") from error
     try:
-        facts = json.loads(content)
+        facts = parsed_json(content)
         digest = facts.pop("sha256")
         setting = Setting(**facts["setting"])
         rest = {f.name: facts[f.name] for f in fields(Cell) if f.name != "setting"}

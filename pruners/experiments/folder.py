@@ -10,7 +10,6 @@ tensorboard/KEY/         for TensorBoard, where it was asked for
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from pruners.errors import PrunerError
 from pruners.experiments.cells import Cell, DamagedCellError, read_cell
 from pruners.experiments.grid import Experiment
 from pruners.experiments.results import accuracy_plot, csv_text
-from pruners.store import check_writable, commit, manifest_text
+from pruners.store import check_writable, commit, manifest_text, parsed_json
 
 _KIND = "experiment"
 
@@ -96,7 +95,7 @@ class Folder:
                 f"another folder"
             ) from error
         try:
-            facts = json.loads(content)
+            facts = parsed_json(content)
             runs = facts["runs"] if facts["kind"] == _KIND else None
         except (ValueError, KeyError, TypeError):
             runs = None

@@ -7,6 +7,7 @@ has to know: it counts them where they are *loud*.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from pruners.calls import Call, words
@@ -27,9 +28,14 @@ _LOUD = frozenset(
     words(
         "sigmoid hardsigmoid exp exp2 cos cosh softplus log_sigmoid softmax log_softmax"
         " reciprocal rsqrt log log2 logical_not eq ne le ge lt gt clamp clamp_min fill"
-        " zeros_like ones_like full_like rand_like randn_like acos erfc"
+        " zeros_like ones_like full_like rand_like randn_like acos erfc sinc logaddexp threshold"
+        " ones full new_ones new_full rand randn randint arange linspace"
     )
 )
+
+# With a constant, also one that is a number, a channel that was zero is another value.
+_CHOOSING = frozenset(words("maximum minimum fmax fmin where masked_fill max min"))
+_WITH_NUMBERS = frozenset(words("where masked_fill"))
 
 
 def loud(call: Call, name: str, labels: Labels) -> bool:
@@ -46,7 +52,26 @@ def loud(call: Call, name: str, labels: Labels) -> bool:
         return all(is_loud(x) for x in inputs)
     if name.rstrip("_") in ("add", "sub", "rsub"):
         return len(inputs) < 2 or any(is_loud(x) or LABELS not in x.__dict__ for x in inputs)
+    if name.rstrip("_") in _CHOOSING and _chooses_a_constant(call, name):
+        return True
+    if name.rstrip("_") == "pow" and not _is_positive(call.arg(1)):
+        return True
+    if name in ("pad", "constant_pad_nd") and call.named("value"):
+        return True
     return name.rstrip("_") in _LOUD or any(is_loud(x) for x in inputs)
+
+
+def _chooses_a_constant(call: Call, name: str) -> bool:
+    """Whether a value that is not the channels' own may take their place; a mask is none."""
+    values = [x for x in call.tensors() if x.dtype != torch.bool]
+    numbers = (*call.args, *call.kwargs.values()) if name.rstrip("_") in _WITH_NUMBERS else ()
+    return any(LABELS not in x.__dict__ for x in values) or any(
+        isinstance(x, int | float) and x != 0 for x in numbers
+    )
+
+
+def _is_positive(exponent: object) -> bool:
+    return isinstance(exponent, int | float) and exponent > 0
 
 
 def is_loud(x: Tensor) -> bool:

@@ -16,7 +16,7 @@ from pruners.channel_graph import Kept
 from pruners.errors import PrunerError
 from pruners.origin import is_library, text_of
 from pruners.rehearsal import edited_code
-from pruners.replay import Correction, DoesNotFitError, Problem, replay, step_of
+from pruners.replay import Correction, DoesNotFitError, Problem, Replayed, replay, step_of
 from pruners.sizes.arguments import sizes_of
 from pruners.sizes.evaluate import value_of
 from pruners.sizes.names import Names
@@ -24,7 +24,7 @@ from pruners.sizes.numbers import number_in
 from pruners.sizes.rewrites import Edit, KeptScale, NewAttribute, NewValue, Rewrites, edited
 from pruners.sizes.said import RefusedError, Size, brief, refusal
 from pruners.sizes.syntax import File, chain_of, file_of, one_line
-from pruners.tracing import Trace
+from pruners.tracing import Tape, Trace
 
 
 def refused(
@@ -41,7 +41,7 @@ def refused(
         ran = [(f.globals["__name__"], f.code) for c in corrections for f in c.frames]
         with edited_code(texts, ran):
             for number, tape in enumerate(trace.tapes):
-                again = replay(model, trace, kept, tape, meta=tape.meta, prepare=found.apply)
+                again = _rehearsed(model, trace, kept, tape, found)
                 for c in again.corrections:
                     c = dataclasses.replace(c, tape=number)
                     raise refusal(c, "a rewrite does not reach it")
@@ -52,6 +52,17 @@ def refused(
     except PrunerError as error:
         return Problem(step_of(trace, wrong), f"{wrong.place}: {error}")
     return None
+
+
+def _rehearsed(model: nn.Module, trace: Trace, kept: Kept, tape: Tape, found: Rewrites) -> Replayed:
+    """A run of the edited source; PrunerError where the forward itself raises."""
+    try:
+        return replay(model, trace, kept, tape, meta=tape.meta, prepare=found.apply)
+    except (DoesNotFitError, PrunerError):
+        raise
+    except Exception as error:
+        why = " ".join(str(error).split())[:200]
+        raise PrunerError(f"with other sizes it raises {type(error).__name__}: {why}") from error
 
 
 def rewrites(model: nn.Module, trace: Trace, corrections: Sequence[Correction]) -> Rewrites:
@@ -80,6 +91,8 @@ class _Planner:
         """By the id of the expression that says them."""
         self.modules = dict(model.named_modules())
         self.names = Names(self.modules)
+        self.untold: set[str | None] = set()
+        """Modules with a size that is right, of which it is not known what says it."""
         self.homes = {c.__module__ for t in self.names.types for c in t.__mro__}
         self.result = Rewrites()
 
@@ -103,7 +116,9 @@ class _Planner:
             try:
                 yield from sizes_of(c)
             except RefusedError:
-                return  # nothing to do there, nothing to know of it
+                # Nothing to do there, as long as nothing else changes what says it.
+                self.untold |= {frame.module for frame in c.frames}
+                return
         else:
             found = list(sizes_of(c))
             if c.argument != "scale" and all(s.given == s.needed for s in found):
@@ -253,7 +268,11 @@ class _Planner:
         # A module that does not run keeps the number that it has; one that runs and does not come
         # by needs none.
         others = set(holders) - {s.holder for s, _ in values}
-        absent = {path: self._value_in(node, path, size) for path in others - self.ran}
+        absent = {
+            path: self._value_in(node, path, size)
+            for path in others
+            if path not in self.ran or path in self.untold
+        }
         if all(v == new[0] for v in (*new, *absent.values())):
             same = tuple(new[0]) if isinstance(value_of(node, size.frames[0]), tuple) else new[0]
             self._edit(size, node, NewValue(same))
@@ -265,7 +284,7 @@ class _Planner:
         name = self._free_name(_name_for(size, node), holders)
         unknown = [path for path, value in absent.items() if value is None]
         if unknown:
-            why = f"`{one_line(node)}` stands in {unknown[0]}, too, which does not run"
+            why = f"`{one_line(node)}` stands in {unknown[0]}, too, where its value is not known"
             raise refusal(size.correction, why)
         known = {s.holder: v for (s, _), v in zip(values, new, strict=True)}
         for path in holders:
