@@ -8,6 +8,7 @@ the layers that end the network, where a tool cannot see them.
 from __future__ import annotations
 
 import copy
+import resource
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ Tool = Callable[[nn.Module, Tensor, float], nn.Module]
 
 CLASSES = 1000
 """As many outputs has the last layer of every network here."""
+MEMORY_GB = 14
+"""Of address space, of which torch takes four at the start."""
 TOLERANCE = 1e-9
 """Relative, in float64: rounding makes 1e-13 at most, a wrong index 1e-3 at least."""
 
@@ -93,6 +96,12 @@ def nni(model: nn.Module, x: Tensor, share: float) -> nn.Module:
     return ModelSpeedup(fresh, x, masks).speedup_model()
 
 
+def limit_memory() -> None:
+    """Make allocations beyond `MEMORY_GB` fail, before the machine ends the process."""
+    most = MEMORY_GB * 2**30
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
 def tools() -> dict[str, Tool]:
     """Those that are installed, by name and version; ours first."""
     found: dict[str, Tool] = {"pruners": ours}
@@ -143,12 +152,12 @@ def judged(model: nn.Module, x: Tensor, tool: Tool, share: float) -> Verdict:
     try:
         slim = tool(model, x, share).eval()
     except Exception as error:
-        return Verdict(f"fails: {_short(error)}")
+        return Verdict(f"fails: {short(error)}")
     try:
         with torch.no_grad():
             found = slim(x)
     except Exception as error:
-        return Verdict(f"does not run: {_short(error)}")
+        return Verdict(f"does not run: {short(error)}")
     if _size(slim) == _size(model):
         return Verdict("nothing removed")
     try:
@@ -161,7 +170,7 @@ def judged(model: nn.Module, x: Tensor, tool: Tool, share: float) -> Verdict:
     try:
         sum(y.sum() for y in nested_tensors(slim.train()(torch.cat([x, x])))).backward()
     except Exception as failure:
-        return Verdict(f"does not train: {_short(failure)}")
+        return Verdict(f"does not train: {short(failure)}")
     return Verdict("equal", error)
 
 
@@ -231,7 +240,7 @@ def _size(model: nn.Module) -> int:
     return sum(tensor.numel() for tensor in model.state_dict().values())
 
 
-def _short(error: Exception) -> str:
+def short(error: Exception) -> str:
     """The kind of an error and the end of its text's first line that fits a table."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}{f' ({text[:60]})' if text else ''}"
