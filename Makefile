@@ -40,7 +40,7 @@ test-fuzz: $(VENV)/.installed-dev
 test-lowest: | $(BIN)/pip
 	rm -rf $(LOWEST)
 	$(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/bin/python -m pip install --quiet $$($(BIN)/python tests/lowest.py deploy timm)
+	$(LOWEST)/bin/python -m pip install --quiet $$($(BIN)/python tests/lowest.py deploy timm bench)
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 -m "not zoo"
 
 test-wheel: | $(BIN)/pip
