@@ -30,12 +30,14 @@
     const spec = themed(data.charts[nameOf(place)], data.themes[dark.matches ? "dark" : "light"]);
     spec.config.aria = false; // the place itself says what it shows, a table has the figures
     for (const param of spec.params || []) {
-      if (param.name === "letters" && place.clientWidth < 560) {
-        param.value = param.value > 50 ? 30 : 17;
-      }
+      if (place.clientWidth >= 560) continue;
+      if (param.name === "narrow") param.value = true;
+      if (param.name === "letters") param.value = param.value > 50 ? 24 : 17;
     }
     const drawn = await vegaEmbed(place, spec, {
+      mode: "vega-lite",
       actions: false,
+      logLevel: 1, // errors
       ast: true, // expressions are interpreted: the page allows no eval
       renderer: "svg",
       tooltip: { theme: dark.matches ? "dark" : "light" },
@@ -44,7 +46,6 @@
     views.set(place, drawn.view);
     if (old) old.finalize();
     place.style.minHeight = "0";
-    if (place.dataset.step) place.dataset.rows = place.dataset.all;
     await told(place, drawn.view);
     place.dataset.drawn = "yes";
   }

@@ -42,6 +42,7 @@ THEMES: Mapping[str, Mapping[str, str]] = {
 where they are large."""
 _SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8A8F98")
 """Wong's colours without the yellow; they are told apart on light and on dark."""
+FROZEN = "can never go"
 _STEP, _RIDGE, _WORDS = 20, 42, 14
 """Pixels of a layer's bar, of a group's row of scores, and of the words in it."""
 
@@ -104,7 +105,6 @@ def config() -> Spec:
 
 def _base(**more: Any) -> Spec:
     return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
         "width": "container",
         "autosize": {"type": "fit-x", "contains": "padding"},
         "config": config(),
@@ -119,6 +119,8 @@ def _letters(count: int) -> Spec:
 
 _QUERY = {"name": "query", "value": ""}
 """What the page's filter says."""
+_NARROW = {"name": "narrow", "value": False}
+"""Whether it is drawn on a phone."""
 
 
 # --- a pruned network --------------------------------------------------------------------------
@@ -142,9 +144,13 @@ def amount(figure: Figure, value: float) -> str:
 
 def less(figure: Figure) -> str:
     """`−50.3 %`, with a minus sign of its own width."""
-    change = figure.left_pct - 100
+    return f"{signed(figure.left_pct - 100)} %"
+
+
+def signed(change: float) -> str:
+    """One digit behind the point, and a sign; `±0.0` where there is no change."""
     sign = "−" if change <= -0.05 else "+" if change >= 0.05 else "±"
-    return f"{sign}{abs(change):.1f} %"
+    return f"{sign}{abs(change):.1f}"
 
 
 def _costs(facts: RunFacts) -> Chart:
@@ -165,20 +171,25 @@ def _costs(facts: RunFacts) -> Chart:
     x = {
         "field": "left",
         "type": "quantitative",
-        "title": f"percent of the network before pruning ({facts.stages[-1]})",
-        "scale": {"domain": [0, most * 1.02]},
+        "title": "percent of before",
+        "scale": {
+            "domain": {"expr": f"[0, {most:.1f} * (narrow ? 1.75 : 1.3)]"},
+            "nice": False,
+        },
+        "axis": {"values": [0, 25, 50, 75, 100]},
     }
     bar = {"type": "bar", "height": {"band": 0.62}, "cornerRadiusEnd": 3}
     spec = _base(
         data={"values": values},
+        params=[_NARROW],
         height={"step": 34},
         encoding={"y": {**y, "axis": {"ticks": False, "domain": False, "labelPadding": 8}}},
         layer=[
             {"mark": {**bar, "color": "@pale"}, "encoding": {"x": {"datum": 100}}},
             {"mark": {**bar, "color": "@kept"}, "encoding": {"x": x, "tooltip": tooltip}},
             {
-                "mark": {"type": "text", "align": "right", "dx": -8, "fontWeight": 600},
-                "encoding": {"x": {"datum": 100}, "text": {"field": "less"}},
+                "mark": {"type": "text", "align": "left", "dx": 8, "fontWeight": 600},
+                "encoding": {"x": {"datum": most}, "text": {"field": "less"}},
             },
         ],
     )
@@ -206,8 +217,8 @@ def _accuracies(facts: RunFacts) -> Chart:
             "x": {
                 "field": "accuracy",
                 "type": "quantitative",
-                "title": f"test accuracy on {printable(facts.dataset)} (percent)",
-                "scale": {"domain": [0, 118]},
+                "title": "percent of the test images",
+                "scale": {"domain": [0, 140], "nice": False},
                 "axis": {"values": [0, 25, 50, 75, 100]},
             },
             "tooltip": [{"field": "stage"}, {"field": "text", "title": "accuracy"}],
@@ -272,7 +283,7 @@ def _widths(facts: RunFacts) -> Chart:
     ends = {"x": {"value": 0}, "x2": {"value": "width"}}
     spec = _base(
         data={"values": values},
-        params=[_QUERY, _letters(40)],
+        params=[_QUERY, _letters(40), _NARROW],
         transform=[{"filter": "!query || indexof(lower(datum.layer), query) >= 0"}],
         height={"step": _STEP},
         layer=[
@@ -290,8 +301,15 @@ def _widths(facts: RunFacts) -> Chart:
                         "field": "channels",
                         "type": "quantitative",
                         "title": "output channels",
-                        "scale": {"domain": [0, widest * 1.3], "nice": False},
-                        "axis": {"orient": "top", "tickCount": 6},
+                        "scale": {
+                            "domain": {"expr": f"[0, {widest} * (narrow ? 1.75 : 1.3)]"},
+                            "nice": False,
+                        },
+                        "axis": {
+                            "orient": "top",
+                            "tickCount": {"expr": "narrow ? 3 : 6"},
+                            "grid": False,
+                        },
                     },
                     "order": {"field": "part"},
                     "color": {
@@ -322,7 +340,7 @@ def _widths(facts: RunFacts) -> Chart:
                 },
             },
             {
-                "transform": [{"filter": "datum.first"}],
+                "transform": [{"filter": "datum.first && !narrow"}],
                 "mark": {
                     "type": "text",
                     "align": "right",
@@ -368,7 +386,7 @@ def _scores(facts: RunFacts) -> Chart:
         most = max(sum(stack) for stack in stacks)
         for place, stack in enumerate(stacks):
             top = 0
-            for fate, count in zip(("removed", "kept", "frozen"), stack, strict=True):
+            for fate, count in zip(("removed", "kept", FROZEN), stack, strict=True):
                 if count:
                     bars.append(
                         {
@@ -394,11 +412,9 @@ def _scores(facts: RunFacts) -> Chart:
     def at(name: str, plus: str) -> list[Spec]:
         return [{"calculate": f"datum.row - 1 + {plus}", "as": name}]
 
-    fates = {
-        "kept": "kept",
-        "removed": "removed",
-        **({"frozen": "frozen"} if any(bar["fate"] == "frozen" for bar in bars) else {}),
-    }
+    fates = {"kept": "kept", "removed": "removed"}
+    if any(bar["fate"] == FROZEN for bar in bars):
+        fates[FROZEN] = "frozen"
     y = {"field": "ya", "scale": y_scale, **y_axis}
     spec = _base(
         params=[_QUERY, _letters(60), {"name": "rows", "value": len(rows)}],
@@ -532,9 +548,7 @@ def _tradeoff(panel: Panel, name: str, size: str, words: str) -> Chart:
         "legend": {"symbolType": "circle", "columns": 2, "labelLimit": 220},
     }
     shape = (
-        {"shape": {"field": "method", "type": "nominal", "title": None}}
-        if len(methods) > 1
-        else {}
+        {"shape": {"field": "method", "type": "nominal", "title": None}} if len(methods) > 1 else {}
     )
     wanted = {"filter": "!shown || indexof(shown, datum.series) >= 0"}
     tooltip = [
@@ -588,8 +602,13 @@ def _tradeoff(panel: Panel, name: str, size: str, words: str) -> Chart:
         },
         {
             "data": {"values": first},
-            "mark": {"type": "point", "shape": "diamond", "filled": True, "size": 130,
-                     "color": "@ink"},
+            "mark": {
+                "type": "point",
+                "shape": "diamond",
+                "filled": True,
+                "size": 130,
+                "color": "@ink",
+            },
             "encoding": {"x": x, "y": y, "tooltip": tooltip},
         },
         {

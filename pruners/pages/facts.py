@@ -25,7 +25,7 @@ from pruners.scoring import Scores
 from pruners.side_by_side import Part, compared
 from pruners.verify import Outcome
 
-BINS = 40
+BINS = 32
 """Of the distribution of scores, from the lowest of all to the highest that is shown."""
 _SHOWN = 99.0
 """Percentile of all scores that the axis reaches; what is above it stands in the last bin."""
@@ -247,7 +247,7 @@ def _layers(result: PruningResult, group_of: Mapping[str, int]) -> tuple[Layer, 
     for axis, role in graph.graph.nodes(data="role"):
         if role == "in":
             inputs.setdefault(axis.tensor, []).append(axis)
-    found = {}
+    found: dict[str, Layer] = {}
     for axis in _in_order(graph):
         name = axis.tensor.rpartition(".")[0] or axis.tensor
         read = [units.group_of[np.unique(units.of(a))] for a in inputs.get(axis.tensor, [])]
@@ -328,8 +328,7 @@ def _edges(scores: Scores) -> npt.NDArray[np.float64]:
     finite = scores[np.isfinite(scores)]
     if not len(finite):
         return np.linspace(0.0, 1.0, BINS + 1)
-    low = min(0.0, float(finite.min()))
-    high = float(np.percentile(finite, _SHOWN))
+    low, high = float(finite.min()), float(np.percentile(finite, _SHOWN))
     return np.linspace(low, high if high > low else low + 1.0, BINS + 1)
 
 
@@ -354,9 +353,7 @@ def _distribution(
         highest = float(gone.max())
         lowest = float(left.min()) if len(left) else highest
         cut = (highest + lowest) / 2 if lowest >= highest else highest
-    return Distribution(
-        counted(stays & ~frozen), counted(~stays), counted(stays & frozen), cut
-    )
+    return Distribution(counted(stays & ~frozen), counted(~stays), counted(stays & frozen), cut)
 
 
 def _frozen(graph: ChannelGraph, units: Units) -> tuple[Frozen, ...]:

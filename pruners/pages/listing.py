@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup, escape
 from pygments.lexers import PythonLexer
@@ -16,7 +17,6 @@ from pruners.side_by_side import Kind, Part, Row, rows
 
 _AROUND = 3
 """Lines alike that stay visible beside those that differ."""
-_ALL = 10**9
 
 _CLASSES = (
     (Token.Comment, "c"),
@@ -79,9 +79,7 @@ def listings(parts: Iterable[Part]) -> list[Listing]:
     for part in parts:
         pairs = tuple(_pairs(part))
         changed = sum(pair.kind != " " for pair in pairs)
-        found.append(
-            Listing(part.left_title, part.right_title, tuple(_stretches(pairs)), changed)
-        )
+        found.append(Listing(part.left_title, part.right_title, tuple(_stretches(pairs)), changed))
     return sorted(found, key=lambda listing: listing.changed == 0)
 
 
@@ -98,7 +96,7 @@ def _pairs(part: Part) -> Iterator[Pair]:
         at[side] += 1
         return Line(at[side], _html(words[at[side] - 1], marks))
 
-    for row in rows(part, _ALL):
+    for row in rows(part, len(part.left) + len(part.right)):
         assert isinstance(row, Row)
         yield Pair(
             row.kind,
@@ -149,7 +147,7 @@ def _html(words: _Words, marks: Marks) -> Markup:
         cuts = {column, column + len(text)}
         cuts |= {c for mark in marks for c in mark if column < c < column + len(text)}
         bounds = sorted(cuts)
-        for start, end in zip(bounds, bounds[1:], strict=False):
+        for start, end in pairwise(bounds):
             piece = escape(text[start - column : end - column])
             if name:
                 piece = Markup(f'<i class="{name}">') + piece + Markup("</i>")

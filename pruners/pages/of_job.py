@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
+from pruners.errors import PrunerError
 from pruners.evaluation import Evaluation, evaluate_all
-from pruners.job import Finished
+from pruners.job import Finished, Job, noted
 from pruners.metrics import compare_latency, one_thread
 from pruners.pages.charts import run_charts, trial_charts
 from pruners.pages.facts import RunFacts, facts_of
 from pruners.pages.pictures import chart_pictures, graph_pictures
 from pruners.pages.render import run_page
 from pruners.pages.trials import Trials
-from pruners.store import commit
+from pruners.progress import note, stage
+from pruners.store import check_writable, chosen_by, commit
 
 
 def figures_by_stage(finished: Finished, latency: bool = False) -> dict[str, Evaluation]:
@@ -52,42 +54,89 @@ def figures_by_stage(finished: Finished, latency: bool = False) -> dict[str, Eva
     return {name: replace(stage, latency_ms=took[name]) for name, stage in found.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What is to be shown of a run; the fields are the options of the command line."""
+
+    report: bool = False
+    latency: bool = False
+    plots: Path | None = None
+
+    def check(self) -> None:
+        """PrunerError for what would otherwise fail only after long work."""
+        if self.latency and not (self.report or self.plots):
+            raise PrunerError(
+                "--latency: is shown on the page of the run, which was not asked for; expected "
+                "--report beside it"
+            )
+        if self.plots is not None:
+            with chosen_by("--plots DIR"):
+                check_writable(self.plots)
+
+
+def save_shown(
+    finished: Finished,
+    job: Job,
+    shown: Shown,
+    written: list[Path],
+    stages: Mapping[str, Evaluation] | None = None,
+) -> dict[str, tuple[str, str]]:
+    """Write the page and the pictures that were asked for: path, and what it is.
+
+    Nothing is written where the run itself has written nothing.
+
+    Args:
+        written: gets the path of the page.
+        stages: figures by stage, where they are known already.
+    """
+    page = job.out / f"{finished.result.fileName}.html"
+    if finished.saved is None:
+        return {}
+    if not shown.report and page.exists():
+        note(f"note: {page} is of an earlier run; --report makes it anew")
+    if not shown.report and shown.plots is None:
+        return {}
+    if stages is None:
+        with stage("measuring latency" if shown.latency else "gathering figures"):
+            stages = figures_by_stage(finished, shown.latency)
+    facts = run_facts(finished, stages)
+    files = {}
+    if shown.report:
+        with stage("writing the report"), noted(page, written):
+            commit({page: run_page(facts)})
+        files["report"] = (str(page), "the report: open it in a browser")
+    if shown.plots is not None:
+        with stage("drawing the charts"), chosen_by("--plots DIR"):
+            save_run_plots(facts, shown.plots)
+        files["plots"] = (str(shown.plots), "every chart as PNG and SVG")
+    return files
+
+
 def run_facts(finished: Finished, stages: Mapping[str, Evaluation]) -> RunFacts:
     """What the page of a run says."""
     saved = finished.tuned_saved or finished.saved
     weights = None if saved is None else saved.weights.name
-    source = None
-    if weights is not None:
-        source = finished.result.source_for(weights, verified=True)
     return facts_of(
         finished.result,
         stages,
         outcome=finished.outcome,
         dataset=finished.stages.dataset if finished.stages is not None else "",
-        source=source,
+        source=None if weights is None else finished.result.source_for(weights, verified=True),
         weights=weights,
     )
 
 
-def save_page(facts: RunFacts, out: Path) -> Path:
-    """Write the page of a run beside its model file."""
-    path = out / f"{facts.stem}.html"
-    commit({path: run_page(facts)})
-    return path
+def save_run_plots(facts: RunFacts, folder: Path) -> None:
+    """Write every chart of a run's page as PNG and SVG, with the run's name in front."""
+    pictures = {**chart_pictures(run_charts(facts)), **graph_pictures(facts)}
+    commit({folder / f"{facts.stem}_{name}": content for name, content in pictures.items()})
 
 
-def save_run_plots(facts: RunFacts, folder: Path) -> tuple[Path, ...]:
-    """Write every chart of a run's page as PNG and SVG."""
-    charts = {**chart_pictures(run_charts(facts)), **graph_pictures(facts)}
-    return _saved({f"{facts.stem}_{name}": content for name, content in charts.items()}, folder)
-
-
-def save_trial_plots(trials: Trials, folder: Path) -> tuple[Path, ...]:
+def save_trial_plots(trials: Trials, folder: Path) -> None:
     """Write every chart of an experiment's page as PNG and SVG."""
-    return _saved(chart_pictures(trial_charts(trials.panels)), folder)
-
-
-def _saved(pictures: Mapping[str, bytes], folder: Path) -> tuple[Path, ...]:
-    files = {folder / name: content for name, content in pictures.items()}
-    commit(files)
-    return tuple(files)
+    commit(
+        {
+            folder / name: content
+            for name, content in chart_pictures(trial_charts(trials.panels)).items()
+        }
+    )

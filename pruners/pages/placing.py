@@ -1,20 +1,21 @@
 """Where layers are drawn: data flows down, and a deep network is folded into columns.
 
-A layer stands one row below the last layer that it reads. What it reads are groups; the layer of a
-group that ran last before the reader stands for it, so that a residual stage, whose layers all
-make the same channels, becomes the chain that people know.
+A layer stands one row below the last layer that it reads. What it reads are groups; the deepest
+layer of a group that ran before the reader stands for it, so that a residual stage, whose layers
+all make the same channels, becomes the chain that people know.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from pruners.explain import printable
 from pruners.pages.facts import CoupledGroup, Layer
 
-_LETTER, _MARGIN, _BOX, _ROW, _GAP, _COLUMN = 6.7, 18, 36, 60, 26, 54
+_LETTER, _MARGIN, _BOX, _ROW, _GAP, _COLUMN = 6.7, 18, 36, 60, 26, 84
 """Pixels: of a letter, around the words of a box, its height, from row to row, between boxes,
 between columns."""
 _LETTERS = 26
@@ -71,10 +72,7 @@ def placed(layers: Sequence[Layer], groups: Sequence[CoupledGroup]) -> Drawing:
     for group in groups:
         made_by[group.number] = [number[name] for name in group.layers]
     shared = {group for group, makers in made_by.items() if len(makers) > 1}
-    reads = [(a, b) for b, layer in enumerate(layers) for a in _sources(layer, b, made_by)]
-    rows = [0] * len(layers)
-    for a, b in sorted(reads, key=lambda tie: tie[1]):
-        rows[b] = max(rows[b], rows[a] + 1)
+    rows, reads = _rows(layers, made_by)
     lanes = _lanes(layers, rows, shared)
     width = max((_width(layer) for layer in layers), default=0.0)
     folded = _folded(rows, lanes, width)
@@ -96,11 +94,7 @@ def placed(layers: Sequence[Layer], groups: Sequence[CoupledGroup]) -> Drawing:
         )
         for i, layer in enumerate(layers)
     )
-    same = [
-        (a, b)
-        for group in shared
-        for a, b in zip(made_by[group], made_by[group][1:], strict=False)
-    ]
+    same = [(a, b) for group in shared for a, b in pairwise(made_by[group])]
     ties = [Tie(a, b, True, _path(boxes[a], boxes[b], True)) for a, b in reads]
     ties += [Tie(a, b, False, _path(boxes[a], boxes[b], False)) for a, b in sorted(same)]
     return Drawing(
@@ -111,11 +105,21 @@ def placed(layers: Sequence[Layer], groups: Sequence[CoupledGroup]) -> Drawing:
     )
 
 
-def _sources(layer: Layer, place: int, made_by: dict[int, list[int]]) -> Iterator[int]:
-    for group in layer.reads:
-        before = [maker for maker in made_by.get(group, ()) if maker < place]
-        if before:
-            yield before[-1]
+def _rows(
+    layers: Sequence[Layer], made_by: dict[int, list[int]]
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """The row of every layer, and which layer stands for what another one reads."""
+    rows: list[int] = []
+    reads: list[tuple[int, int]] = []
+    for place, layer in enumerate(layers):
+        sources = []
+        for group in layer.reads:
+            before = [maker for maker in made_by.get(group, ()) if maker < place]
+            if before:
+                sources.append(max(before, key=lambda maker: (rows[maker], maker)))
+        rows.append(max((rows[source] + 1 for source in sources), default=0))
+        reads += [(source, place) for source in sources]
+    return rows, reads
 
 
 def _lanes(layers: Sequence[Layer], rows: Sequence[int], shared: set[int]) -> list[int]:
@@ -147,7 +151,7 @@ def _lefts(rows: Sequence[int], lanes: Sequence[int], per: int, width: float) ->
     most = [0] * (max(rows, default=0) // per + 1)
     for row, lane in zip(rows, lanes, strict=True):
         most[row // per] = max(most[row // per], lane + 1)
-    left = [float(_GAP + 14)]
+    left = [float(_COLUMN - _GAP)]
     for lanes_here in most:
         left.append(left[-1] + lanes_here * (width + _GAP) + _COLUMN - _GAP)
     return left
@@ -171,20 +175,24 @@ def _width(layer: Layer) -> float:
 
 def _path(a: Box, b: Box, reads: bool) -> str:
     """Down from one box to the other; around what stands between; from column to column."""
-    if b.y > a.y and b.x >= a.x - a.width * 3 and b.y - a.y <= _ROW and abs(b.x - a.x) < a.width * 3:
-        x1, x2 = a.x + a.width / 2, b.x + b.width / 2
-        if not reads:
-            x1, x2 = a.x + 14, b.x + 14
+    if 0 < b.y - a.y <= _ROW and abs(b.x - a.x) < 3 * a.width:
+        x1, x2 = (box.x + (box.width / 2 if reads else 14) for box in (a, b))
         y1, y2 = a.y + a.height, b.y
-        half = (y2 - y1) / 2
-        return f"M{x1:.0f},{y1:.0f}C{x1:.0f},{y1 + half:.0f} {x2:.0f},{y2 - half:.0f} {x2:.0f},{y2:.0f}"
+        middle = (y1 + y2) / 2
+        return _curve(x1, y1, x1, middle, x2, middle, x2, y2)
     y1, y2 = a.y + a.height / 2, b.y + b.height / 2
     if a.x == b.x:
+        # Around: to the right where channels are read, to the left where they are the same.
         out = 10 + 4 * math.sqrt(abs(y2 - y1))
-        x1, x2 = (a.x + a.width, b.x + b.width) if reads else (a.x, b.x)
-        beside = max(x1, x2) + out if reads else min(x1, x2) - out
-        return f"M{x1:.0f},{y1:.0f}C{beside:.0f},{y1:.0f} {beside:.0f},{y2:.0f} {x2:.0f},{y2:.0f}"
-    right = b.x > a.x
-    x1, x2 = (a.x + a.width, b.x) if right else (a.x, b.x + b.width)
-    out = max(24.0, abs(x2 - x1) / 2) * (1 if right else -1)
-    return f"M{x1:.0f},{y1:.0f}C{x1 + out:.0f},{y1:.0f} {x2 - out:.0f},{y2:.0f} {x2:.0f},{y2:.0f}"
+        x = a.x + a.width if reads else a.x
+        beside = x + out if reads else x - out
+        return _curve(x, y1, beside, y1, beside, y2, x, y2)
+    x1, x2 = (a.x + a.width, b.x) if b.x > a.x else (a.x, b.x + b.width)
+    out = math.copysign(max(24.0, abs(x2 - x1) / 2), b.x - a.x)
+    return _curve(x1, y1, x1 + out, y1, x2 - out, y2, x2, y2)
+
+
+def _curve(*at: float) -> str:
+    """A cubic curve through x and y of its start, its two control points and its end."""
+    points = [f"{x:.0f},{y:.0f}" for x, y in zip(at[::2], at[1::2], strict=True)]
+    return f"M{points[0]}C{' '.join(points[1:])}"

@@ -27,6 +27,7 @@ from pruners.pages.charts import (
     group_title,
     less,
     run_charts,
+    signed,
     trial_charts,
 )
 from pruners.pages.facts import RunFacts
@@ -55,6 +56,7 @@ def run_page(facts: RunFacts) -> bytes:
         source=coloured(facts.source),
         amount=amount,
         less=less,
+        signed=signed,
         group_title=group_title,
         options=_options(facts.report.options),
     )
@@ -95,8 +97,7 @@ def _layers(facts: RunFacts) -> dict[str, Any]:
             "because": printable(layer.because),
             "reads": layer.reads,
             "ties": [
-                [number(tie.name), number(tie.because), tie.channels, tie.of]
-                for tie in layer.ties
+                [number(tie.name), number(tie.because), tie.channels, tie.of] for tie in layer.ties
             ],
         }
         for layer in facts.layers
@@ -149,13 +150,17 @@ def _page(template: str, data: Mapping[str, Any], **values: Any) -> bytes:
             "form-action 'none'",
         )
     )
-    text = _environment().get_template(template).render(
-        policy=policy,
-        style=Markup(_own("page.css")),
-        scripts=[Markup(script) for script in scripts],
-        data=inert(data),
-        version=__version__,
-        **values,
+    text = (
+        _environment()
+        .get_template(template)
+        .render(
+            policy=policy,
+            style=Markup(_own("page.css")),
+            scripts=[Markup(script) for script in scripts],
+            data=inert(data),
+            version=__version__,
+            **values,
+        )
     )
     return (text + "\n").encode()
 

@@ -161,8 +161,9 @@ def _points(cells: Sequence[Cell], others: Sequence[Cell]) -> list[Point]:
         known = json.dumps([figures.get(size) for size in (*SIZES, "accuracy")])
         before.setdefault(
             known,
-            Point("before pruning", "unpruned", _sizes(figures), figures["accuracy"],
-                  unpruned=True),
+            Point(
+                "before pruning", "unpruned", _sizes(figures), figures["accuracy"], unpruned=True
+            ),
         )
         points.append(
             Point(
