@@ -9,7 +9,7 @@
 
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const views = new Map();
-  const state = { query: "", shown: null, size: null };
+  const state = { query: "", share: false, shown: null, size: null };
 
   /** Colours in place of their names (`@kept`); data are left alone. */
   function themed(spec, colours) {
@@ -54,6 +54,7 @@
   async function told(place, view) {
     const names = (data.charts[place.dataset.chart].params || []).map((param) => param.name);
     if (names.includes("query")) view.signal("query", state.query);
+    if (names.includes("share")) view.signal("share", state.share);
     if (names.includes("shown")) view.signal("shown", state.shown);
     if (names.includes("rows")) {
       const count = Object.values(data.groups).filter((group) =>
@@ -102,6 +103,14 @@
     find("#matches").textContent = state.query
       ? `${count} of ${data.layers.length} layers` : `${data.layers.length} layers`;
     retell();
+  }
+
+  const share = find("#share");
+  if (share) {
+    share.addEventListener("change", () => {
+      state.share = share.checked;
+      retell();
+    });
   }
 
   // --- the graph -------------------------------------------------------------------------------
@@ -198,6 +207,7 @@
   }
 
   function fit() {
+    if (!svg.clientWidth || !svg.clientHeight) return; // not laid out yet
     const ratio = svg.clientWidth / svg.clientHeight;
     const [, , w, h] = whole;
     // On a narrow screen the beginning, so large that it can be read.
@@ -209,6 +219,7 @@
   }
 
   function zoom(factor, x = 0.5, y = 0.5) {
+    if (!seen) return;
     const [left, top, w, h] = seen;
     const [width, height] = [w / factor, h / factor];
     if (width < 120 || width > whole[2] * 6) return;
@@ -216,12 +227,12 @@
   }
 
   function move(x, y) {
-    look([seen[0] + x * seen[2], seen[1] + y * seen[3], seen[2], seen[3]]);
+    if (seen) look([seen[0] + x * seen[2], seen[1] + y * seen[3], seen[2], seen[3]]);
   }
 
   /** Bring a box into view, large enough to be read. */
   function show(box) {
-    if (!box) return;
+    if (!box || !seen) return;
     const at = find("rect", box);
     const [x, y] = ["x", "y"].map((name) => Number(at.getAttribute(name)));
     const width = Math.min(seen[2], svg.clientWidth / 0.7);
@@ -267,7 +278,11 @@
       move((from[0] - event.clientX) / svg.clientWidth, (from[1] - event.clientY) / svg.clientHeight);
       from = [event.clientX, event.clientY];
     });
-    window.addEventListener("resize", fit);
+    let known = 0;
+    new ResizeObserver(() => {
+      if (svg.clientWidth !== known) fit();
+      known = svg.clientWidth;
+    }).observe(svg);
   }
 
   // --- many networks ---------------------------------------------------------------------------

@@ -16,6 +16,13 @@ from pruners.pages.trials import SIZES, Panel, Point
 
 Spec = dict[str, Any]
 
+
+def _series(colours: str) -> dict[str, str]:
+    return {f"series{i}": colour for i, colour in enumerate(colours.split())}
+
+
+_SERIES = 7
+"""That differ in colour."""
 THEMES: Mapping[str, Mapping[str, str]] = {
     "light": {
         "kept": "#0072B2",
@@ -26,6 +33,7 @@ THEMES: Mapping[str, Mapping[str, str]] = {
         "muted": "#59636E",
         "line": "#D5DAE1",
         "paper": "#FFFFFF",
+        **_series("#0072B2 #D55E00 #009E73 #CC79A7 #56B4E9 #E69F00 #6E6E6E"),
     },
     "dark": {
         "kept": "#56B4E9",
@@ -36,12 +44,11 @@ THEMES: Mapping[str, Mapping[str, str]] = {
         "muted": "#A3ADB8",
         "line": "#39424D",
         "paper": "#161B22",
+        **_series("#56B4E9 #F0883E #2FC796 #E3A3CC #9BD3F5 #F2C14E #A3ADB8"),
     },
 }
-"""Blue and vermilion of Wong, "Points of view: Color blindness", Nature Methods 8 (2011), lighter
-where they are large."""
-_SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8A8F98")
-"""Wong's colours without the yellow; they are told apart on light and on dark."""
+"""Colours of Wong, "Points of view: Color blindness", Nature Methods 8 (2011), without its yellow;
+lighter on dark, and where they are large."""
 FROZEN = "can never go"
 _STEP, _RIDGE, _WORDS = 20, 42, 14
 """Pixels of a layer's bar, of a group's row of scores, and of the words in it."""
@@ -121,6 +128,8 @@ _QUERY = {"name": "query", "value": ""}
 """What the page's filter says."""
 _NARROW = {"name": "narrow", "value": False}
 """Whether it is drawn on a phone."""
+_SHARE = {"name": "share", "value": False}
+"""Whether widths are in percent of each layer's own."""
 
 
 # --- a pruned network --------------------------------------------------------------------------
@@ -143,13 +152,13 @@ def amount(figure: Figure, value: float) -> str:
 
 
 def less(figure: Figure) -> str:
-    """`−50.3 %`, with a minus sign of its own width."""
+    """What is less, in percent of before: `-50.3 %`, with a real minus sign."""
     return f"{signed(figure.left_pct - 100)} %"
 
 
 def signed(change: float) -> str:
     """One digit behind the point, and a sign; `±0.0` where there is no change."""
-    sign = "−" if change <= -0.05 else "+" if change >= 0.05 else "±"
+    sign = "\N{MINUS SIGN}" if change <= -0.05 else "+" if change >= 0.05 else "±"
     return f"{sign}{abs(change):.1f}"
 
 
@@ -281,9 +290,10 @@ def _widths(facts: RunFacts) -> Chart:
         },
     }
     ends = {"x": {"value": 0}, "x2": {"value": "width"}}
+    part = " * (share && datum.before ? 100 / datum.before : 1)"
     spec = _base(
         data={"values": values},
-        params=[_QUERY, _letters(40), _NARROW],
+        params=[_QUERY, _letters(40), _NARROW, _SHARE],
         transform=[{"filter": "!query || indexof(lower(datum.layer), query) >= 0"}],
         height={"step": _STEP},
         layer=[
@@ -293,16 +303,21 @@ def _widths(facts: RunFacts) -> Chart:
                 "encoding": {"y": {**y, "bandPosition": 0}, **ends},
             },
             {
-                "transform": [{"fold": ["kept", "removed"], "as": ["part", "channels"]}],
+                "transform": [
+                    {"fold": ["kept", "removed"], "as": ["part", "count"]},
+                    {"calculate": f"datum.count{part}", "as": "channels"},
+                ],
                 "mark": {"type": "bar", "height": {"band": 0.66}},
                 "encoding": {
                     "y": y,
                     "x": {
                         "field": "channels",
                         "type": "quantitative",
-                        "title": "output channels",
+                        "title": None,
                         "scale": {
-                            "domain": {"expr": f"[0, {widest} * (narrow ? 1.75 : 1.3)]"},
+                            "domain": {
+                                "expr": f"[0, (share ? 100 : {widest}) * (narrow ? 1.75 : 1.3)]"
+                            },
                             "nice": False,
                         },
                         "axis": {
@@ -332,10 +347,11 @@ def _widths(facts: RunFacts) -> Chart:
                 },
             },
             {
+                "transform": [{"calculate": f"datum.before{part}", "as": "end"}],
                 "mark": {"type": "text", "align": "left", "dx": 6, "fontSize": 11},
                 "encoding": {
                     "y": y,
-                    "x": {"field": "before", "type": "quantitative"},
+                    "x": {"field": "end", "type": "quantitative"},
                     "text": {"field": "note"},
                 },
             },
@@ -529,13 +545,13 @@ def _tradeoff(panel: Panel, name: str, size: str, words: str) -> Chart:
         "type": "quantitative",
         "title": words,
         "scale": {"zero": False, "padding": 16},
-        "axis": {"format": "~s"},
+        "axis": {"format": "~s", "tickCount": {"expr": "narrow ? 4 : 8"}},
     }
     y = {
         "field": "accuracy",
         "type": "quantitative",
         "title": f"test accuracy{f' on {printable(panel.dataset)}' if panel.dataset else ''} (%)",
-        "scale": {"zero": False, "padding": 12},
+        "scale": {"zero": False, "padding": 12, "nice": False},
     }
     colour = {
         "field": "series",
@@ -543,9 +559,14 @@ def _tradeoff(panel: Panel, name: str, size: str, words: str) -> Chart:
         "title": None,
         "scale": {
             "domain": [printable(name) for name in series],
-            "range": [_SERIES[i % len(_SERIES)] for i in range(len(series))],
+            "range": [f"@series{i % _SERIES}" for i in range(len(series))],
         },
-        "legend": {"symbolType": "circle", "columns": 2, "labelLimit": 220},
+        "legend": {
+            "symbolType": "circle",
+            "symbolOpacity": 1,
+            "columns": {"expr": "narrow ? 1 : 4"},
+            "labelLimit": 220,
+        },
     }
     shape = (
         {"shape": {"field": "method", "type": "nominal", "title": None}} if len(methods) > 1 else {}
@@ -607,6 +628,7 @@ def _tradeoff(panel: Panel, name: str, size: str, words: str) -> Chart:
                 "shape": "diamond",
                 "filled": True,
                 "size": 130,
+                "opacity": 1,
                 "color": "@ink",
             },
             "encoding": {"x": x, "y": y, "tooltip": tooltip},
@@ -619,7 +641,7 @@ def _tradeoff(panel: Panel, name: str, size: str, words: str) -> Chart:
     ]
     spec = _base(
         height=340,
-        params=[{"name": "shown", "value": None}],
+        params=[{"name": "shown", "value": None}, _NARROW],
         layer=layers,
     )
     about = (

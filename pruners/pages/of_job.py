@@ -70,8 +70,13 @@ class Shown:
                 "--report beside it"
             )
         if self.plots is not None:
-            with chosen_by("--plots DIR"):
-                check_writable(self.plots)
+            check_plots(self.plots)
+
+
+def check_plots(folder: Path) -> None:
+    """PrunerError where the folder cannot be written."""
+    with chosen_by("--plots DIR"):
+        check_writable(folder)
 
 
 def save_shown(
@@ -106,7 +111,7 @@ def save_shown(
             commit({page: run_page(facts)})
         files["report"] = (str(page), "the report: open it in a browser")
     if shown.plots is not None:
-        with stage("drawing the charts"), chosen_by("--plots DIR"):
+        with stage("drawing the charts"):
             save_run_plots(facts, shown.plots)
         files["plots"] = (str(shown.plots), "every chart as PNG and SVG")
     return files
@@ -129,14 +134,14 @@ def run_facts(finished: Finished, stages: Mapping[str, Evaluation]) -> RunFacts:
 def save_run_plots(facts: RunFacts, folder: Path) -> None:
     """Write every chart of a run's page as PNG and SVG, with the run's name in front."""
     pictures = {**chart_pictures(run_charts(facts)), **graph_pictures(facts)}
-    commit({folder / f"{facts.stem}_{name}": content for name, content in pictures.items()})
+    _save({f"{facts.stem}_{name}": content for name, content in pictures.items()}, folder)
 
 
 def save_trial_plots(trials: Trials, folder: Path) -> None:
     """Write every chart of an experiment's page as PNG and SVG."""
-    commit(
-        {
-            folder / name: content
-            for name, content in chart_pictures(trial_charts(trials.panels)).items()
-        }
-    )
+    _save(chart_pictures(trial_charts(trials.panels)), folder)
+
+
+def _save(pictures: Mapping[str, bytes], folder: Path) -> None:
+    with chosen_by("--plots DIR"):
+        commit({folder / name: content for name, content in pictures.items()})

@@ -20,7 +20,7 @@ _LETTER, _MARGIN, _BOX, _ROW, _GAP, _COLUMN = 6.7, 18, 36, 60, 26, 84
 between columns."""
 _LETTERS = 26
 """That a box shows of a layer's name, the last ones."""
-_ASPECT = 1.7
+_ASPECT = 1.4
 """Width over height of a picture that fits a screen."""
 
 
