@@ -305,6 +305,7 @@ def _widths(facts: RunFacts) -> Chart:
             {
                 "transform": [
                     {"fold": ["kept", "removed"], "as": ["part", "count"]},
+                    {"filter": "datum.count > 0"},
                     {"calculate": f"datum.count{part}", "as": "channels"},
                 ],
                 "mark": {"type": "bar", "height": {"band": 0.66}},

@@ -96,6 +96,10 @@ def _pairs(part: Part) -> Iterator[Pair]:
         at[side] += 1
         return Line(at[side], _html(words[at[side] - 1], marks))
 
+    if part.alike:
+        for _ in part.left:
+            yield Pair(" ", line(0, left, ()), line(1, right, ()))
+        return
     for row in rows(part, len(part.left) + len(part.right)):
         assert isinstance(row, Row)
         yield Pair(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ def chart_pictures(charts: Sequence[Chart]) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for chart in charts:
         spec = printed(chart.spec)
-        svg: str = vl_convert.vegalite_to_svg(spec)
+        svg = _numbered(vl_convert.vegalite_to_svg(spec))
         found[f"{chart.name}.svg"] = svg.encode()
         found[f"{chart.name}.png"] = vl_convert.svg_to_png(svg, scale=_SCALE)
     return found
@@ -47,6 +48,16 @@ def graph_pictures(facts: RunFacts) -> dict[str, bytes]:
         "graph.svg": (svg + "\n").encode(),
         "graph.png": vl_convert.svg_to_png(svg, scale=_SCALE),
     }
+
+
+def _numbered(svg: str) -> str:
+    """The picture with its own numbers of clip paths: they are counted through a whole process."""
+    known: dict[str, str] = {}
+
+    def renamed(found: re.Match[str]) -> str:
+        return found[1] + known.setdefault(found[2], f"clip{len(known)}")
+
+    return re.sub(r'((?:\bid="|\burl\(#))(clip\d+)(?=["\)])', renamed, svg)
 
 
 def printed(spec: Mapping[str, Any]) -> dict[str, Any]:

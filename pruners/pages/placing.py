@@ -94,7 +94,11 @@ def placed(layers: Sequence[Layer], groups: Sequence[CoupledGroup]) -> Drawing:
         )
         for i, layer in enumerate(layers)
     )
-    same = [(a, b) for group in shared for a, b in pairwise(made_by[group])]
+    same = [
+        (a, b)
+        for group in shared
+        for a, b in pairwise(sorted(made_by[group], key=rows.__getitem__))
+    ]
     ties = [Tie(a, b, True, _path(boxes[a], boxes[b], True)) for a, b in reads]
     ties += [Tie(a, b, False, _path(boxes[a], boxes[b], False)) for a, b in sorted(same)]
     return Drawing(
