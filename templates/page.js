@@ -30,7 +30,7 @@
     const spec = themed(data.charts[nameOf(place)], data.themes[dark.matches ? "dark" : "light"]);
     spec.config.aria = false; // the place itself says what it shows, a table has the figures
     for (const param of spec.params || []) {
-      if (place.clientWidth >= 560) continue;
+      if (place.clientWidth >= 420) continue;
       if (param.name === "narrow") param.value = true;
       if (param.name === "letters") param.value = param.value > 50 ? 24 : 17;
     }

@@ -20,8 +20,8 @@ import app
 import models  # noqa: F401 - registers the zoo
 from pruners import PrunerError, PruningResult, prune
 from pruners.networks import Request, find_network
-from pruners.pages.charts import Chart, run_charts, themed, trial_charts
-from pruners.pages.facts import Distribution, RunFacts, _distribution, facts_of
+from pruners.pages.charts import Chart, amount, brief, run_charts, signed, themed, trial_charts
+from pruners.pages.facts import Distribution, Figure, RunFacts, _distribution, facts_of
 from pruners.pages.listing import coloured, listings
 from pruners.pages.pictures import chart_pictures, printed
 from pruners.pages.placing import placed
@@ -166,6 +166,22 @@ def test_charts_hold_the_figures(facts: RunFacts) -> None:
     units = sum(group.units for group in facts.groups)
     assert sum(bar["units"] for bar in bars) == units
     assert all(0 <= bar["y1"] < bar["y0"] <= 1 for bar in bars)
+
+
+def test_amounts_are_written_as_people_read_them() -> None:
+    def written(unit: Any, value: float) -> tuple[str, str]:
+        figure = Figure("", unit, (value, value), True)
+        return amount(figure, value), brief(figure, value)
+
+    assert written("count", 272_474) == ("272,474", "272,474")
+    assert written("count", 4_089_184_256) == ("4,089,184,256", "4.09 G")
+    assert written("count", 122_733_568) == ("122,733,568", "123 M")
+    assert written("bytes", 12) == ("12 bytes", "12 bytes")
+    assert written("bytes", 1_136_000)[0] == "1.14 MB"
+    assert written("bytes", 5_300_000_000)[0] == "5.3 GB"
+    assert written("%", 99.72)[0] == "99.7 %"
+    assert written("ms", 2.756)[0] == "2.76 ms"
+    assert [signed(n) for n in (-50.26, 0.04, 3.0)] == ["\N{MINUS SIGN}50.3", "±0.0", "+3.0"]
 
 
 def test_themes_leave_data_alone() -> None:

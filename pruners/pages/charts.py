@@ -145,10 +145,17 @@ def amount(figure: Figure, value: float) -> str:
         case "bytes":
             for limit, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
                 if value >= limit:
-                    return f"{value / limit:.3g} {unit}" if value < limit * 1000 else ""
+                    return f"{value / limit:,.3g} {unit}"
             return f"{value:.0f} bytes"
         case "count":
             return f"{value:,.0f}"
+
+
+def brief(figure: Figure, value: float) -> str:
+    """As `amount`, but for a card: `4.09 G` in place of 4,089,184,256."""
+    if figure.unit == "count" and value >= 10**8:
+        return f"{value / 10**9:,.3g} G" if value >= 10**9 else f"{value / 10**6:,.0f} M"
+    return amount(figure, value)
 
 
 def less(figure: Figure) -> str:
