@@ -257,6 +257,7 @@
       ArrowLeft: () => move(-0.15, 0), ArrowRight: () => move(0.15, 0),
       ArrowUp: () => move(0, -0.15), ArrowDown: () => move(0, 0.15),
       "+": does.in, "=": does.in, "-": does.out, 0: fit,
+      Escape: () => svg.classList.remove("chosen"),
     };
     find("#stage").addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey || !(event.key in keys)) return;

@@ -9,6 +9,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from pruners.networks import Request, find_network
 from pruners.pages.charts import Chart, amount, brief, run_charts, signed, themed, trial_charts
 from pruners.pages.facts import Distribution, Figure, RunFacts, _distribution, facts_of
 from pruners.pages.listing import coloured, listings
+from pruners.pages.of_job import Shown, save_shown
 from pruners.pages.pictures import chart_pictures, printed
 from pruners.pages.placing import placed
 from pruners.pages.render import inert, run_page, trials_page
@@ -405,16 +407,14 @@ def test_report_and_plots(
     assert "note: generated/resnet20_50.html is of an earlier run; --report makes it anew" in err
     assert ".html" not in out
     assert Path("generated/resnet20_50.html").read_bytes() == first
-    assert app.main([*ARCH, "--report", "--latency"]) == 0
-    assert "generated/resnet20_50.html  the report: open it in a browser" in capsys.readouterr().out
-    page = Path("generated/resnet20_50.html").read_text()
-    assert "Latency" in page.split("<script")[0]
 
 
-def test_nothing_is_written_in_a_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert app.main([*ARCH, "--report", "--plots", "charts", "--dry-run"]) == 0
-    assert list(tmp_path.rglob("*")) == []
+def test_nothing_is_written_where_the_run_wrote_nothing(tmp_path: Path) -> None:
+    finished: Any = SimpleNamespace(saved=None, result=SimpleNamespace(fileName="net_50"))
+    job: Any = SimpleNamespace(out=tmp_path)
+    written: list[Path] = []
+    assert save_shown(finished, job, Shown(True, True, tmp_path / "charts"), written) == {}
+    assert list(tmp_path.iterdir()) == written == []
 
 
 def test_what_cannot_be_shown_is_said_at_once(

@@ -123,7 +123,6 @@ class RunFacts:
     report: Report
     target: str
     """What the percentage is of, in words."""
-    target_removed_pct: float | None
     dataset: str
     """That accuracies are of; empty where none were measured."""
     stages: tuple[str, ...]
@@ -189,10 +188,6 @@ def facts_of(
         factory=result.writer.factory,
         report=result.report,
         target=TARGETS[options.target],
-        target_removed_pct={
-            "params": result.report.parameters.removed_pct,
-            "macs": result.report.macs.removed_pct,
-        }.get(options.target),
         dataset=dataset,
         stages=tuple(evaluations),
         figures=_figures([*evaluations.values()]),
