@@ -74,21 +74,7 @@ def layer_of(tensor: str) -> str:
 def groups(graph: ChannelGraph) -> tuple[Group, ...]:
     """The groups, in the order in which their axes stand in the `state_dict`."""
     units = graph.units()
-    order = {tensor: i for i, tensor in enumerate(graph.shapes)}
-    axis_of_atom = units.axis_of_atom()
-    group_of_atom = units.group_of[units.unit_of]
-    pairs, counts = np.unique(
-        np.stack([group_of_atom, axis_of_atom], axis=1), axis=0, return_counts=True
-    )
-    axes: dict[int, list[GroupAxis]] = {}
-    for (group, i), count in zip(pairs.tolist(), counts.tolist(), strict=True):
-        axis = units.axes[i]
-        role = graph.graph.nodes[axis].get("role", "")
-        described = GroupAxis(axis.tensor, axis.dim, role, count, graph.size(axis))
-        axes.setdefault(group, []).append(described)
-    for group in axes:
-        axes[group].sort(key=lambda axis: (order[axis.tensor], axis.dim))
-    ranked = sorted(axes, key=lambda g: (order[axes[g][0].tensor], axes[g][0].dim, g))
+    axes, ranked = _axes_of_groups(graph, units)
     sizes = np.bincount(units.group_of)
     frozen = np.bincount(units.group_of, weights=units.frozen).astype(int)
     reasons = _by_group(units, units.reasons.items())
@@ -104,6 +90,34 @@ def groups(graph: ChannelGraph) -> tuple[Group, ...]:
         )
         for number, group in enumerate(ranked)
     )
+
+
+def group_numbers(graph: ChannelGraph) -> dict[int, int]:
+    """By the number that a group has in `Units.group_of`, the one that it is shown with."""
+    _, ranked = _axes_of_groups(graph, graph.units())
+    return {group: number for number, group in enumerate(ranked)}
+
+
+def _axes_of_groups(
+    graph: ChannelGraph, units: Units
+) -> tuple[dict[int, list[GroupAxis]], list[int]]:
+    """The axes of every group, and the groups in the order in which they are shown."""
+    order = {tensor: i for i, tensor in enumerate(graph.shapes)}
+    axis_of_atom = units.axis_of_atom()
+    group_of_atom = units.group_of[units.unit_of]
+    pairs, counts = np.unique(
+        np.stack([group_of_atom, axis_of_atom], axis=1), axis=0, return_counts=True
+    )
+    axes: dict[int, list[GroupAxis]] = {}
+    for (group, i), count in zip(pairs.tolist(), counts.tolist(), strict=True):
+        axis = units.axes[i]
+        role = graph.graph.nodes[axis].get("role", "")
+        described = GroupAxis(axis.tensor, axis.dim, role, count, graph.size(axis))
+        axes.setdefault(group, []).append(described)
+    for group in axes:
+        axes[group].sort(key=lambda axis: (order[axis.tensor], axis.dim))
+    ranked = sorted(axes, key=lambda g: (order[axes[g][0].tensor], axes[g][0].dim, g))
+    return axes, ranked
 
 
 def _by_group(units: Units, said: Iterable[tuple[int, str]]) -> dict[int, tuple[str, ...]]:
@@ -146,7 +160,6 @@ def explain(graph: ChannelGraph, layer: str) -> str:
     axes = sorted(axis for axis in graph.graph if axis.tensor in tensors)
     if not axes:
         return f"{layer}: no run of the network reaches it, so it stays as it is"
-    units = graph.units()
     sides: dict[str, Axis] = {}
     for axis in sorted(axes, key=lambda axis: graph.graph.nodes[axis].get("role", "") != "out"):
         name = _called(graph, axis)
@@ -154,7 +167,7 @@ def explain(graph: ChannelGraph, layer: str) -> str:
         sides.setdefault(name.removeprefix(layer_of(axis.tensor)).strip() or "channels", axis)
     lines = [layer]
     for side, axis in sides.items():
-        lines += _explained(graph, units, axis, side, layer)
+        lines += _explained(graph, axis, side)
     return "\n".join(lines)
 
 
@@ -168,12 +181,25 @@ def _unknown_layer(graph: ChannelGraph, layer: str) -> str:
     return f"{layer}: the network has no such layer{did_you_mean(layer, layers) or shown}"
 
 
-def _explained(
-    graph: ChannelGraph, units: Units, axis: Axis, side: str, layer: str
-) -> Iterator[str]:
+@dataclass(frozen=True, slots=True)
+class Tied:
+    """What goes with the channels of a layer."""
+
+    name: str
+    """`layer1.0.conv2 inputs`"""
+    because: str
+    """The operator that ties it, and the neighbour through which it is reached, if any."""
+    channels: int
+    """Of it that are tied."""
+    of: int
+    """All its channels."""
+
+
+def tied_to(graph: ChannelGraph, axis: Axis) -> tuple[Tied, ...]:
+    """What goes with the channels of an axis, nearest first."""
+    units, layer = graph.units(), layer_of(axis.tensor)
     own = np.unique(units.of(axis))
-    ties: dict[str, tuple[str, int, int]] = {}
-    """By what is tied: operator and neighbour, channels in these units, all channels."""
+    ties: dict[str, Tied] = {}
     for tie in _ties(graph, units, axis):
         name = _called(graph, tie.axis)
         if name == _called(graph, axis):
@@ -182,15 +208,22 @@ def _explained(
         named = layer, tie.because.rpartition(": ")[0]
         via = "" if layer_of(tie.parent.tensor) in named else f", with {neighbour}"
         count = int(np.isin(units.of(tie.axis), own).sum())
-        ties.setdefault(name, (f"{tie.because}{via}", count, graph.size(tie.axis)))
+        ties.setdefault(name, Tied(name, f"{tie.because}{via}", count, graph.size(tie.axis)))
+    return tuple(ties.values())
+
+
+def _explained(graph: ChannelGraph, axis: Axis, side: str) -> Iterator[str]:
+    units = graph.units()
+    own = np.unique(units.of(axis))
+    ties = tied_to(graph, axis)
     size = graph.size(axis)
     yield f"  {side}: {_many(size, 'channel')} in {_many(len(own), 'unit')}" + (
         ", tied to" if ties else ", tied to nothing else"
     )
-    width = max((len(name) for name in ties), default=0)
-    for name, (why, count, of) in ties.items():
-        part = f" ({count} of {of} channels)" if count != of else ""
-        yield f"    {name:{width}}  by {why}{part}"
+    width = max((len(tied.name) for tied in ties), default=0)
+    for tied in ties:
+        part = f" ({tied.channels} of {tied.of} channels)" if tied.channels != tied.of else ""
+        yield f"    {tied.name:{width}}  by {tied.because}{part}"
     counts = Counter(units.reasons[unit] for unit in own.tolist() if unit in units.reasons)
     for why, count in counts.items():
         whole = "all" if count == len(own) else f"{count} of {len(own)}"

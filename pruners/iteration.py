@@ -44,6 +44,9 @@ from pruners.methods import TARGETS, Target, count_target
 from pruners.metrics import count_macs, count_parameters
 from pruners.networks import Network, Request, find_network
 from pruners.optimizer_state import named_state, sliced, state_for
+from pruners.pages.of_job import save_trial_plots
+from pruners.pages.render import trials_page
+from pruners.pages.trials import Trials, of_levels
 from pruners.plots import Line, Panel, line_plot
 from pruners.progress import note, stage
 from pruners.recalibration import has_statistics, recalibrate
@@ -222,6 +225,7 @@ def iterate(
     ranks: Ranks = ALONE,
     stop: Callable[[], bool] = lambda: False,
     progress: bool = True,
+    plots: Path | None = None,
 ) -> list[Record]:
     """Run an experiment, or go on with it; the metrics of the network and of every level.
 
@@ -238,6 +242,7 @@ def iterate(
         command: the exact command, to be stored.
         ranks: the processes that train together; the first one prunes and writes.
         stop: asked after every batch and step of work whether to stop.
+        plots: a folder for every chart of the page, as PNG and SVG.
 
     Raises:
         PrunerError: what the user can mend.
@@ -251,7 +256,11 @@ def iterate(
         )
     run = Run(Path(folder))
     with chosen_by("--exp DIR"):
-        return _Experiment(plan, run, data, trainer, ranks, stop, progress, lvl).run(command)
+        experiment = _Experiment(plan, run, data, trainer, ranks, stop, progress, lvl)
+        rows = experiment.run(command)
+    if plots is not None and ranks.is_first:
+        save_trial_plots(experiment.trials(rows), plots)
+    return rows
 
 
 class _Experiment:
@@ -822,6 +831,8 @@ class _Experiment:
             y_label=f"test accuracy on {self.splits.name} (percent)",
         )
         pictures = {"accuracy.svg": drawn.svg, "accuracy.png": drawn.png}
+        rows = [base, *(record["metrics"] for record in levels)]
+        pictures["report.html"] = trials_page(self.trials(rows))
         if self.plan.activations == "npz":
             index = {
                 "images": self.images,
@@ -839,9 +850,28 @@ class _Experiment:
             pictures["All_activations.json"] = manifest_text(index).encode()
         self.run_.summarise(base, levels, pictures)
 
+    def trials(self, rows: Sequence[Record]) -> Trials:
+        """What the page of the experiment says, from the metrics of its levels."""
+        said = self.plan.described()
+        return of_levels(
+            f"{self.found.name}, {self.plan.method}",
+            self.splits.name,
+            rows,
+            # Others are paths, or say what a level keeps.
+            {name: said[name] for name in _TOLD},
+        )
+
     def _stopped(self) -> None:
         if self.asked():
             raise StoppedError("stopped")
+
+
+_TOLD = (
+    *("dataset", "method", "measure_args", "ranking", "target", "schedule", "step", "levels"),
+    *("final", "min_filters", "round_to", "ignore", "epochs", "lr", "batch_size", "recalibrate"),
+    *("apply", "distill", "sparse", "seed"),
+)
+"""Of the plan's options, those on the page."""
 
 
 class _Level(BasicPruning):

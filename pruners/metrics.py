@@ -301,6 +301,17 @@ def compare_latency(
     return [statistics.median(measured) for measured in times]
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One image of a small network leaves nothing to share: threads would measure each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _wait(inputs: tuple[Any, ...]) -> None:
     # A GPU answers before it is done.
     if any(isinstance(x, Tensor) and x.is_cuda for x in inputs):

@@ -11,7 +11,7 @@
       pruned_indices.json       {"level_0": {layer: [indices in the original network]}}
       Avg_UnitMems_perlevel.json  {"level_0": {layer: [[unitmem, image index], ...]}}
       All_activations/level_0.npz, All_activations.json
-      metrics.csv, accuracy.svg, accuracy.png
+      metrics.csv, accuracy.svg, accuracy.png, report.html
 
 The files of a level come with their digests; a level counts as long as they are what was written.
 Those of the whole experiment are made anew from the levels' own, so that they never say more.

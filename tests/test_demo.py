@@ -40,6 +40,7 @@ def test_demo(
     assert "epoch 4/4" in err
     files = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file())
     assert files == [
+        "generated/resnet20_50.html",
         "generated/resnet20_50.json",
         "generated/resnet20_50.py",
         "models/pruned/resnet20_50_pruned_v1.0.json",
@@ -48,6 +49,9 @@ def test_demo(
         "models/pruned/resnet20_50_pruned_v1.1.pth",
     ]
     assert all(name in out for name in files)
+    page = (tmp_path / files.pop(0)).read_text()
+    assert "It holds latencies, as was asked for" in page
+    assert f"{finetuned[0]:.1f} %" in page
     manifest = json.loads((tmp_path / files[0]).read_text())
     assert manifest["test_accuracy"]["finetuned"] == pytest.approx(finetuned[0], abs=0.1)
     # The same numbers wherever they stand, and none that another run would not give.

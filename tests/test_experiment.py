@@ -134,7 +134,7 @@ def test_the_product_of_the_lists(run: Run, folder: Path) -> None:
         ("Digits", "shipped", "1")
     }
     assert {path.name for path in (folder / "exp").iterdir()} == {
-        *("experiment.json", "cells", "results.csv", "accuracy.svg", "accuracy.png"),
+        *("experiment.json", "cells", "results.csv", "accuracy.svg", "accuracy.png", "report.html"),
     }
     assert len(list((folder / "exp/cells").iterdir())) == 8
     assert len(done.lines) == 8
@@ -148,10 +148,10 @@ def test_the_product_of_the_lists(run: Run, folder: Path) -> None:
     assert re.split("  +", table[0]) == [
         *("model", "method", "measure", "amount", "parameters", "MACs", "accuracy before", "after"),
     ]
-    assert len(table) == 1 + 8 + 1 + 3
+    assert len(table) == 1 + 8 + 1 + 4
     assert re.match(r"TwoLayerMLP +Global +ChannelNorm +0\.3 +-30\.\d %", table[1])
     assert "\x1b" not in done.out
-    assert table[-3] == "exp/results.csv   all figures, a row a cell"
+    assert table[-4] == "exp/results.csv   all figures, a row a cell"
 
 
 def test_figures_are_those_of_pruning_by_hand(folder: Path) -> None:
@@ -194,7 +194,12 @@ def test_json(run: Run) -> None:
     facts = json.loads(done.out)
     assert facts["files"] == {
         kind: f"experiment/{name}.{kind}"
-        for kind, name in (("csv", "results"), ("svg", "accuracy"), ("png", "accuracy"))
+        for kind, name in (
+            ("csv", "results"),
+            ("svg", "accuracy"),
+            ("png", "accuracy"),
+            ("html", "report"),
+        )
     }
     (cell,) = facts["cells"]
     assert cell["setting"]["amount"] == 0.5

@@ -19,15 +19,18 @@ from pruners.commands.options import (
     Debug,
     Device,
     Download,
+    Plots,
     Plugins,
     whole,
 )
 from pruners.errors import PrunerError
 from pruners.experiments.grid import AMOUNTS_OF, Experiment
-from pruners.experiments.results import table_of
+from pruners.experiments.results import in_order, table_of
 from pruners.experiments.run import Finished, run_experiment
 from pruners.experiments.trackers import TensorBoardTracker, Tracker, WandbTracker
 from pruners.networks import json_object
+from pruners.pages.of_job import check_plots, save_trial_plots
+from pruners.pages.trials import of_cells
 from pruners.plugins import load_plugins
 from pruners.sampling import BATCHES
 from pruners.screen import show
@@ -110,6 +113,7 @@ def experiment_command(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Log to DIR/tensorboard.")
     ] = False,
+    plots: Plots = None,
     plugin: Plugins = None,
     data_dir: DataDir = Path("data"),
     download: Download = False,
@@ -140,6 +144,8 @@ def experiment_command(
             device=device,
         )
         experiment.check()
+        if plots is not None:
+            check_plots(plots)
         trackers: list[Tracker] = []
         if wandb is not None:
             trackers.append(WandbTracker(wandb, out_path))
@@ -155,6 +161,8 @@ def experiment_command(
             progress=True,
             written=ctx.obj,
         )
+        if plots is not None:
+            save_trial_plots(of_cells(in_order(finished.cells)), plots)
     errors = [cell.error for cell in finished.cells if cell.error]
     if json:
         print(as_json(_described(finished)))
@@ -204,6 +212,7 @@ def _files(finished: Finished) -> dict[str, tuple[str, str]]:
         ".csv": "all figures, a row a cell",
         ".svg": "accuracy over amount, a line a measure",
         ".png": "the same",
+        ".html": "accuracy over size, who is on the Pareto front: open it in a browser",
     }
     return {path.suffix[1:]: (str(path), about[path.suffix]) for path in finished.files}
 

@@ -29,6 +29,7 @@ from pruners.commands.options import (
     MeasureArgs,
     MinFilters,
     NumClasses,
+    Plots,
     Plugins,
     Recalibrate,
     RoundTo,
@@ -45,6 +46,7 @@ from pruners.commands.options import (
 from pruners.distributed import processes
 from pruners.iteration import BY_COUNT, Plan, iterate
 from pruners.job import SHIPPED_DATASET, Data
+from pruners.pages.of_job import check_plots
 from pruners.plugins import load_plugins
 from pruners.progress import note
 from pruners.recipe import Recipe
@@ -129,6 +131,7 @@ def iterate_command(
     trainer: Annotated[
         str | None, typer.Option(metavar="FILE.py:CLASS", help="Retrains in your own way.")
     ] = None,
+    plots: Plots = None,
     plugin: Plugins = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -147,6 +150,8 @@ def iterate_command(
         }
         # Before any work: a class that lacks a method is said at once.
         cls = load_trainer(trainer) if trainer else None
+        if plots is not None:
+            check_plots(plots)
         plan = Plan(
             **{
                 **chosen,
@@ -167,6 +172,7 @@ def iterate_command(
             command=["app.py", *sys.argv[1:]],
             ranks=ranks,
             stop=stop,
+            plots=plots,
         )
     if not ranks.is_first:
         return

@@ -187,6 +187,18 @@ Amp = Annotated[
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on where an interrupted run of this command stopped.")
 ]
+Report = Annotated[
+    bool,
+    typer.Option("--report/--no-report", help="A page that shows what was done: OUT/NAME.html."),
+]
+Latency = Annotated[
+    bool,
+    typer.Option("--latency", help="Measure that of one image, for the page."),
+]
+Plots = Annotated[
+    Path | None,
+    typer.Option("--plots", metavar="DIR", help="Every chart of the page as PNG and SVG."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 

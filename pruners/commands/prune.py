@@ -27,6 +27,7 @@ from pruners.commands.options import (
     ExactOnly,
     Ignore,
     InputShape,
+    Latency,
     MaxRatio,
     Measure,
     MeasureArgs,
@@ -35,10 +36,12 @@ from pruners.commands.options import (
     Normalizer,
     NumClasses,
     Out,
+    Plots,
     Plugins,
     PrunePct,
     Ratio,
     Recalibrate,
+    Report,
     RoundTo,
     Seed,
     StoreDir,
@@ -53,10 +56,11 @@ from pruners.commands.options import (
 from pruners.errors import PrunerError
 from pruners.job import Data, Job, run_job
 from pruners.networks import find_network
+from pruners.pages.of_job import Shown, save_shown
 from pruners.plugins import load_plugins
 from pruners.progress import note
 from pruners.sampling import BATCHES
-from pruners.tables import as_json, described, offer, show_offer, show_result
+from pruners.tables import as_json, described, offer, show_files, show_offer, show_result
 from pruners.version import __version__
 
 
@@ -97,6 +101,9 @@ def prune_command(
     name: Annotated[str, typer.Option(help="Stem of the files, such as resnet20_50.")] = "",
     seed: Seed = 0,
     device: Device = "cpu",
+    report: Report = False,
+    latency: Latency = False,
+    plots: Plots = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Compute everything, write nothing.")
     ] = False,
@@ -132,12 +139,20 @@ def prune_command(
     )
     if check_decorators:
         return _check_decorators(job)
+    shown = Shown(report, latency, plots)
+    shown.check()
     # A user's network may print.
     with redirect_stdout(sys.stderr):
         finished = run_job(job, setup_pruner(job.request.arch), ctx.obj)
+        pages = save_shown(finished, job, shown, ctx.obj)
     if json:
-        return print(as_json(described(finished)))
+        facts = described(finished)
+        facts["files"] |= {kind: path for kind, (path, _) in pages.items()}
+        return print(as_json(facts))
     show_result(finished)
+    if pages:
+        print()
+        show_files(pages)
     if dry_run:
         note("dry run: nothing was written")
     return None

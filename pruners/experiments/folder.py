@@ -4,6 +4,7 @@ experiment.json          the lists and options of every run in this folder
 cells/KEY.json           one finished cell each
 results.csv              a row a cell, of all runs
 accuracy.svg, .png       accuracy over amount
+report.html              accuracy over size, and who is on the Pareto front: a page to look at
 files/KEY/               source, manifest and weights of the cell, where they were to be kept
 tensorboard/KEY/         for TensorBoard, where it was asked for
 """
@@ -18,7 +19,9 @@ from typing import Any
 from pruners.errors import PrunerError
 from pruners.experiments.cells import Cell, DamagedCellError, read_cell
 from pruners.experiments.grid import Experiment
-from pruners.experiments.results import accuracy_plot, csv_text
+from pruners.experiments.results import accuracy_plot, csv_text, in_order
+from pruners.pages.render import trials_page
+from pruners.pages.trials import of_cells
 from pruners.store import check_writable, commit, manifest_text, parsed_json
 
 _KIND = "experiment"
@@ -50,6 +53,10 @@ class Folder:
     @property
     def pictures(self) -> tuple[Path, Path]:
         return self.path / "accuracy.svg", self.path / "accuracy.png"
+
+    @property
+    def page(self) -> Path:
+        return self.path / "report.html"
 
     @property
     def files(self) -> Path:
@@ -132,11 +139,12 @@ class Folder:
         commit({self.path_of(key): cell.content(), self.csv: rows.encode()})
 
     def end(self) -> tuple[Path, ...]:
-        """Write the table and the pictures of all cells; the paths of what there is."""
-        cells = self.found().cells.values()
+        """Write the table, the pictures and the page of all cells; the paths of what there is."""
+        cells = in_order(self.found().cells.values())
         files = {self.csv: csv_text(cells).encode()}
         pictures = accuracy_plot(cells)
         if pictures is not None:
             files |= dict(zip(self.pictures, pictures, strict=True))
+            files[self.page] = trials_page(of_cells(cells))
         commit(files)
         return tuple(files)
