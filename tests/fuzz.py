@@ -14,6 +14,9 @@ kept indices.
 
 Beside the fifty goes one that is made wrong on purpose: a run that does not find it ends at once.
 
+One in float32 that differs is compared in float64 as well: layers that cancel let float32 round by
+more than its tolerance, and a wrong index is as wrong there.
+
 A failure is made smaller, piece by piece and then line by line, as long as it fails in the same
 way, and saved under build/fuzz with the seed, the options and what was said.
 """
@@ -63,6 +66,7 @@ SHRINKING = 240.0
 FOLDER = Path("build/fuzz")
 
 EXACT, NOTHING, SILENT = "exact", "nothing to remove", "silent"
+ROUNDED = "exact in float64 only"
 INEXACT, REFUSED, CRASHED = "not exact", "refused", "crashed"
 
 Options = tuple[tuple[str, Any], ...]
@@ -94,7 +98,7 @@ class Verdict:
 
     @property
     def ok(self) -> bool:
-        return self.kind in (EXACT, NOTHING, SILENT)
+        return self.kind in (EXACT, ROUNDED, NOTHING, SILENT)
 
     def same(self, other: Verdict) -> bool:
         """Whether both failed in the same way; numbers and names in messages may differ."""
@@ -289,6 +293,19 @@ def judged(verdicts: Sequence[Verdict]) -> list[Verdict]:
     return final
 
 
+def in_float64(given: Subject, verdict: Verdict, folder: Path, name: str) -> Verdict:
+    """What is said of a network in float32 that differs, once it is in float64.
+
+    Layers that cancel let float32 round by more than its tolerance; a wrong index is as wrong in
+    float64.
+    """
+    if given.dtype != "float32" or verdict.kind != INEXACT:
+        return verdict
+    double = dataclasses.replace(given, dtype="float64")
+    (again,) = judged([examine(double, folder, name)])
+    return dataclasses.replace(again, kind=ROUNDED) if again.kind == EXACT else verdict
+
+
 def made_wrong(case: Case) -> Case:
     """The same with two entries of its last layer's bias exchanged."""
     weights = torch.load(io.BytesIO(case.weights), weights_only=True)
@@ -314,7 +331,8 @@ def run_batch(
             ]
         )
         results = []
-        for number, (sketch, _), verdict in zip(numbers, found, verdicts, strict=True):
+        for number, (sketch, given), told in zip(numbers, found, verdicts, strict=True):
+            verdict = told if told.ok else in_float64(given, told, place, f"double_{seed}_{number}")
             failure = None
             if not verdict.ok:
                 small, said = shrunk(sketch, verdict, place)
@@ -369,8 +387,8 @@ def _counted(counts: Counter[str]) -> str:
         f"{counts.total() - counts[NOTHING]} pruned, {counts[EXACT]} exact, {failing} failing, "
         f"{counts[NOTHING]} with nothing to remove"
     )
-    # Their output does not depend on the input, so that a comparison shows nothing.
-    return text + (f", {counts[SILENT]} silent" if counts[SILENT] else "")
+    # The output of silent ones does not depend on the input, so that a comparison shows nothing.
+    return text + "".join(f", {counts[kind]} {kind}" for kind in (ROUNDED, SILENT) if counts[kind])
 
 
 # --- making a failure smaller -------------------------------------------------------------------

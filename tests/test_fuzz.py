@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,6 +76,22 @@ def test_an_index_that_is_wrong_in_one_of_two_layers_is_found(
     verdict = fuzz.examine(given, tmp_path, "planted")
     assert verdict.kind == fuzz.INEXACT
     assert verdict.message.startswith("the output differs from the oracle by ")
+
+
+def test_float64_tells_rounding_from_a_wrong_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, given = fuzz.subject(0, 1, 2000)
+    single = dataclasses.replace(given, dtype="float32")
+    differs = fuzz.Verdict(fuzz.INEXACT, "the output differs from the oracle by 1.5e-05")
+    assert fuzz.in_float64(single, differs, tmp_path, "rounded").kind == fuzz.ROUNDED
+    double = dataclasses.replace(given, dtype="float64")
+    assert fuzz.in_float64(double, differs, tmp_path, "double") is differs
+    real = base.transfer
+    monkeypatch.setattr(
+        base, "transfer", lambda *a: {name: t.flip(0) for name, t in real(*a).items()}
+    )
+    assert fuzz.in_float64(single, differs, tmp_path, "wrong") is differs
 
 
 def with_a(part: str) -> int:
