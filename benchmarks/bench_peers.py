@@ -26,7 +26,7 @@ from benchmarks.coverage_networks import build, torchvision_networks
 from benchmarks.peers import Tool, Verdict, distinct, judged, limit_memory, tools
 
 SHARE = 0.5
-LIMIT_S = 240
+LIMIT_S = 120
 """For one network and one tool; ours takes seconds."""
 LARGEST = 150_000_000
 """Parameters above which a network is left out: two of them in float64 and a graph of gradients."""

@@ -48,7 +48,9 @@ def test_two_processes_agree_on_what_is_pruned(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["level", "before", "0"]
+    # Older versions of torch say on stdout that Gloo has connected the processes.
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("[Gloo]")]
+    assert [line.split()[0] for line in lines] == ["level", "before", "0"]
     alone = tmp_path / "one"
     subprocess.run(
         [sys.executable, *command(alone, 1)], env=environment(), check=True, capture_output=True
