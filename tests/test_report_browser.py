@@ -160,7 +160,7 @@ def test_folded_lines_open(window: Browser, page: Path) -> None:
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_phone_shows_all_of_it(window: Browser, page: Path, dark: bool) -> None:
     window.open(page, 375, 812, dark)
-    assert window.run("return document.documentElement.scrollWidth") == 375
+    window.until("return document.documentElement.scrollWidth === 375")
     wide = window.run(
         "return [...document.querySelectorAll('section, figure, .canvas svg, .stage, .why')]"
         ".filter((e) => e.getBoundingClientRect().right > 375.5)"
@@ -212,7 +212,7 @@ def test_many_networks(window: Browser, tmp_path: Path) -> None:
     )
     assert window.run(fronts) != before
     window.look(375, 812)
-    assert window.run("return document.documentElement.scrollWidth") == 375
+    window.until("return document.documentElement.scrollWidth === 375")
     path.write_bytes(trials_page(of_levels("Net, random", "Digits", levels(), {"step": 5})))
     window.open(path)
     assert window.count("[data-chart] .mark-symbol path") >= 4
