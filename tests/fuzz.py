@@ -38,9 +38,9 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -372,12 +372,12 @@ def run(
         for part in parts:
             take(run_batch(seed, part, networks, folder))
         return counts, failures
-    # Modules of drawn networks stay in memory: a process does a few batches, and ends.
-    with ProcessPoolExecutor(
-        processes, multiprocessing.get_context("spawn"), max_tasks_per_child=4
-    ) as pool:
-        for done in [pool.submit(run_batch, seed, part, networks, folder) for part in parts]:
-            take(done.result())
+    one = partial(run_batch, seed, networks=networks, folder=folder)
+    # Modules of drawn networks stay in memory: a process does a few batches, and ends. (An executor
+    # of concurrent.futures waits for ever when its last process of Python 3.11 does so.)
+    with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=4) as pool:
+        for results in pool.imap(one, parts):
+            take(results)
     return counts, failures
 
 
