@@ -8,6 +8,7 @@ selection, kept indices and a slim `state_dict` (exactly what `pruners.prune` do
 the sliced modules. Repeats alternate on one thread; the times are medians of the processor's
 seconds, so that other work on the machine disturbs both alike. The peer, which cannot see which
 layer is the network's output, is told. What takes a process beyond 14 GB fails.
+A geometric mean of at most 0.5 was to be met, no ratio over 1.2, and 0.03 on DenseNet-201.
 """
 
 from __future__ import annotations
