@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             code = app(arguments, prog_name="app.py", standalone_mode=False, obj=written)
             # What a full disk refuses must not wait until Python ends.
-            sys.stdout.flush()
+            _flush_stdout()
         except (Exception, KeyboardInterrupt) as error:
             # What Ctrl-C hits may make another exception of it.
             interrupted = arrived or isinstance(error, KeyboardInterrupt | typer.Abort)
@@ -134,10 +134,16 @@ def _failed(error: BaseException, debug: bool) -> int:
     return code
 
 
+def _flush_stdout() -> None:
+    # There is none where it was closed (`>&-`) or never was (pythonw), whatever its type says.
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
 def _refused_by_stdout() -> str:
     """Why nothing can be printed; empty where it can."""
     try:
-        sys.stdout.flush()
+        _flush_stdout()
     except OSError as error:
         # Python would try once more when it ends, and complain in its own way.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -27,7 +27,7 @@ from rich.tree import Tree
 from pruners.side_by_side import Part, Row, rows, unified
 
 _WIDE = 200
-"""Columns where there is no terminal: nothing is cut off or wrapped."""
+"""Columns where there is no terminal, if names and numbers need no more; words may be broken."""
 _BARS = (16, 8)
 """Widths of a bar, the first that there is room for; a window with room for neither has none."""
 _WORDS = 16
@@ -116,11 +116,24 @@ def show(shown: Sheet | Branch, console: Console | None = None) -> None:
     if console is not None:
         console.print(_fitted(shown, console.width) if isinstance(shown, Sheet) else _tree(shown))
         return
-    plain = Console(file=sys.stdout, width=_WIDE, force_terminal=False)
+    plain = Console(file=sys.stdout, width=_plain_width(shown), force_terminal=False)
     with plain.capture() as captured:
         plain.print(_plain(shown) if isinstance(shown, Sheet) else _tree(shown, plain=True))
     for line in captured.get().splitlines():
         print(line.rstrip())
+
+
+def _plain_width(shown: Sheet | Branch) -> int:
+    """As wide as a program needs it that reads names and numbers: none is cut off or broken."""
+    if isinstance(shown, Branch):
+        return max(_WIDE, _longest(shown))
+    places = [i for i, column in enumerate(shown.columns) if column.kind != "bar"]
+    return max(_WIDE, sum(_least(shown, place, 0) + _GAP for place in places))
+
+
+def _longest(branch: Branch) -> int:
+    """Columns of the longest line of a tree; a level is as far in as its guides are wide."""
+    return max(cell_len(branch.text), *(4 + _longest(b) for b in branch.children), 0)
 
 
 # --- tables ------------------------------------------------------------------------------------

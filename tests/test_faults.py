@@ -411,3 +411,12 @@ def test_the_store_is_killed_at_two_hundred_moments(tmp_path: Path) -> None:
                 assert known.setdefault(path.name, content) == content, suffix
         assert set(known) <= {path.name for path in (tmp_path / "models/pruned").iterdir()}
     assert len(known) > 100
+
+
+def test_a_process_without_stdout(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert app.main(["models", "--help"]) == 0
+    assert app.main(["nosuch"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

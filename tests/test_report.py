@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from pages import EVIL, cells, evil_result, figures, levels
+from torch import nn
 
 import app
 import models  # noqa: F401 - registers the zoo
@@ -60,6 +61,27 @@ def test_layers_are_those_of_the_report(facts: RunFacts, result: PruningResult) 
     assert ties["layer1.0.bn2"] == "layer1.0.bn2: batch_norm"
     assert "conv1 outputs" in ties
     assert named["layer1.0.conv2"].reads == (named["layer1.0.conv1"].group,)
+
+
+class Gray(nn.Module):
+    """Its first layer makes a single channel, which no other group of the page holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gray = nn.Conv2d(3, 1, 1)
+        self.conv = nn.Conv2d(1, 8, 3)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.conv(self.gray(x)).relu().mean((2, 3)))
+
+
+def test_a_layer_of_one_channel_stands_on_the_page() -> None:
+    result = prune(Gray(), torch.zeros(1, 3, 8, 8), 30, name="gray_30")
+    facts = facts_of(result, figures())
+    assert [layer.name for layer in facts.layers] == ["gray", "conv", "fc"]
+    assert facts.layers[0].group not in {group.number for group in facts.groups}
+    assert b"gray" in run_page(facts)
 
 
 def test_groups_hold_every_unit_once(facts: RunFacts, result: PruningResult) -> None:

@@ -147,6 +147,16 @@ def test_the_window_decides_what_is_shown() -> None:
     ]
 
 
+def test_long_names_take_no_column_from_a_program(capsys: pytest.CaptureFixture[str]) -> None:
+    sheet = Sheet((Column("name"), Column("size", "number"), Column("what", "words")))
+    sheet.add_row("n" * 300, "1,234", "a file")
+    show(sheet)
+    show(Branch("root", children=(Branch("a " * 150 + "end"),)))
+    _, row, root, child = capsys.readouterr().out.splitlines()
+    assert row.split(maxsplit=2) == ["n" * 300, "1,234", "a file"]
+    assert (root, child[-3:]) == ("root", "end")
+
+
 def test_plain_text_has_neither_bars_nor_colours(capsys: pytest.CaptureFixture[str]) -> None:
     show(sheet())
     show(Branch("a", "green", (Branch("b [red]", "red"),)))

@@ -192,7 +192,7 @@ def facts_of(
         stages=tuple(evaluations),
         figures=_figures([*evaluations.values()]),
         outcome=outcome,
-        layers=_layers(result, {name: g.number for g in groups for name in g.layers}),
+        layers=_layers(result),
         groups=groups,
         edges=edges,
         frozen=_frozen(graph, result.units),
@@ -235,7 +235,7 @@ def _in_order(graph: ChannelGraph) -> list[Axis]:
     )
 
 
-def _layers(result: PruningResult, group_of: Mapping[str, int]) -> tuple[Layer, ...]:
+def _layers(result: PruningResult) -> tuple[Layer, ...]:
     graph, units, kept = result.graph, result.units, result.kept
     numbers = group_numbers(graph)
     inputs: dict[str, list[Axis]] = {}
@@ -252,7 +252,8 @@ def _layers(result: PruningResult, group_of: Mapping[str, int]) -> tuple[Layer, 
             Layer(
                 name,
                 _kind(result, name),
-                group_of[name],
+                # One of a single channel may be in a group that is not among those of the page.
+                numbers[_group_of(units, axis)],
                 graph.size(axis),
                 len(kept[axis.tensor][axis.dim]),
                 result.report.kept_because.get(name, ""),
@@ -261,6 +262,11 @@ def _layers(result: PruningResult, group_of: Mapping[str, int]) -> tuple[Layer, 
             ),
         )
     return tuple(found.values())
+
+
+def _group_of(units: Units, axis: Axis) -> int:
+    """The group that a layer is shown in: that of most of its channels."""
+    return int(np.bincount(units.group_of[units.of(axis)]).argmax())
 
 
 def _kind(result: PruningResult, layer: str) -> str:
@@ -281,11 +287,9 @@ def _groups(
     readers: dict[int, dict[str, None]] = {}
     most: dict[str, int] = {}
     for axis in _in_order(graph):
-        of_axis = units.group_of[units.of(axis)]
         name = axis.tensor.rpartition(".")[0] or axis.tensor
-        # A layer is shown in one group: that of most of its channels.
-        most.setdefault(name, int(np.bincount(of_axis).argmax()))
-        for group in np.unique(of_axis).tolist():
+        most.setdefault(name, _group_of(units, axis))
+        for group in np.unique(units.group_of[units.of(axis)]).tolist():
             makers.setdefault(group, {})[name] = None
     for axis, role in graph.graph.nodes(data="role"):
         if role == "in":

@@ -29,6 +29,8 @@ _LOUD = frozenset(
         "sigmoid hardsigmoid exp exp2 cos cosh softplus log_sigmoid softmax log_softmax"
         " reciprocal rsqrt log log2 logical_not eq ne le ge lt gt clamp clamp_min fill"
         " zeros_like ones_like full_like rand_like randn_like acos erfc sinc logaddexp threshold"
+        " log_sigmoid_forward logit acosh i0 special_i0e special_erfcx lgamma digamma heaviside"
+        " hypot copysign"
         " ones full new_ones new_full rand randn randint arange linspace"
     )
 )
@@ -57,6 +59,12 @@ def loud(call: Call, name: str, labels: Labels) -> bool:
     if name.rstrip("_") == "pow" and not _is_positive(call.arg(1)):
         return True
     if name in ("pad", "constant_pad_nd") and call.named("value"):
+        return True
+    if name.rstrip("_") == "hardtanh":
+        # Arguments that have their defaults do not arrive.
+        low, high = call.named("min_val", -1), call.named("max_val", 1)
+        return not low <= 0 <= high or any(is_loud(x) for x in inputs)
+    if name.rstrip("_") == "clamp_max" and not _is_positive(call.arg(1)):
         return True
     return name.rstrip("_") in _LOUD or any(is_loud(x) for x in inputs)
 
