@@ -513,6 +513,8 @@ class Made(Small):
         (lambda y: torch.copysign(y.new_ones(()), y), True),
         (lambda y: torch.acosh(y.abs() + 2), True),
         (F.hardtanh, False),
+        (lambda x: x.isfinite().to(x.dtype), True),
+        (lambda x: x.isnan().to(x.dtype), False),
     ],
 )
 def test_channels_that_something_else_takes_the_place_of(

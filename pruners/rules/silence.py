@@ -30,7 +30,7 @@ _LOUD = frozenset(
         " reciprocal rsqrt log log2 logical_not eq ne le ge lt gt clamp clamp_min fill"
         " zeros_like ones_like full_like rand_like randn_like acos erfc sinc logaddexp threshold"
         " log_sigmoid_forward logit acosh i0 special_i0e special_erfcx lgamma digamma heaviside"
-        " hypot copysign"
+        " hypot copysign isfinite isreal isclose isin"
         " ones full new_ones new_full rand randn randint arange linspace"
     )
 )
