@@ -13,7 +13,7 @@ import re
 import sys
 from pathlib import Path
 
-TESTS = ("pytest", "pytest-xdist", "hypothesis")
+TESTS = ("pytest", "pytest-xdist", "hypothesis", "selenium")
 """Of the extra `dev`; the other tools look at the code, not at what it needs."""
 
 

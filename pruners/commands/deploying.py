@@ -25,12 +25,14 @@ AnyWeights = Annotated[
 def loaded(ctx: typer.Context, what: str) -> SlimNetwork:
     """The model file that a command's options name; each is named as the argument is."""
     given = ctx.params
+    # Older versions of typer make paths of them in the arguments of a command only.
+    checkpoint = given["checkpoint"] and Path(given["checkpoint"])
     with stage(f"loading {given['name']}"):
         return model_file(
             given["name"],
-            given["out"],
+            Path(given["out"]),
             store_of(ctx),
-            given["checkpoint"],
+            checkpoint,
             given["any_weights"],
             what,
         )
@@ -51,7 +53,8 @@ def images_for(file: SlimNetwork, dataset: str, folder: Path, download: bool) ->
 
 def store_of(ctx: typer.Context) -> ModelStore:
     """The store that a command's options name."""
-    return ModelStore(ctx.params["store_dir"], pruned=ctx.params["weights_out"])
+    pruned = ctx.params["weights_out"]
+    return ModelStore(Path(ctx.params["store_dir"]), pruned=pruned and Path(pruned))
 
 
 def publish(
