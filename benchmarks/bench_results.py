@@ -20,7 +20,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from torch import Tensor, nn
 from benchmarks.bench_tracing import build
 from benchmarks.peers import torch_pruning
 from pruners import prune
+from pruners.deploy.runtime import side_by_side_ms
 from pruners.metrics import count_macs, count_parameters
 
 NETWORKS = (
@@ -86,19 +86,6 @@ def theirs(model: nn.Module, x: Tensor, **options: object) -> nn.Module:
     return torch_pruning(model, x, high, **options)
 
 
-def side_by_side(models: Sequence[nn.Module], x: Tensor) -> list[float]:
-    """Milliseconds of processor time that one call takes; the models take turns."""
-    times: list[list[float]] = [[] for _ in models]
-    with torch.no_grad():
-        for turn in range(-2, REPEATS):
-            for model, measured in zip(models, times, strict=True):
-                start = time.process_time()
-                model(x)
-                if turn >= 0:
-                    measured.append((time.process_time() - start) * 1e3)
-    return [statistics.median(measured) for measured in times]
-
-
 def left(name: str) -> None:
     """A table of one network."""
     full, x = build(name)
@@ -110,7 +97,9 @@ def left(name: str) -> None:
         "torch-pruning, by 8": lambda: theirs(full, x, round_to=8),
     }
     models = [make().eval() for make in makers.values()]
-    for title, model, ms in zip(makers, models, side_by_side(models, x), strict=True):
+    with torch.no_grad():
+        milliseconds = side_by_side_ms(models, [x], REPEATS)
+    for title, model, ms in zip(makers, models, milliseconds, strict=True):
         parameters, macs = count_parameters(model) / 1e6, count_macs(model, x) / 1e9
         print(f"{name:18}{title:21}{parameters:8.2f} M{macs:9.2f} G{ms:10.1f}", flush=True)
 

@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from pruners import prune
 from pruners.channel_graph import Indices, Kept
 from pruners.errors import PrunerError, UnsupportedNetworkError
+from pruners.metrics import count_parameters
 from pruners.replay import restricted, trace
 from pruners.tracing import nested_tensors
 from pruners.verify import expected_outputs
+from pruners.verify_child import MismatchError, compare, flatten_output
 
 Tool = Callable[[nn.Module, Tensor, float], nn.Module]
 
@@ -158,7 +160,7 @@ def judged(model: nn.Module, x: Tensor, tool: Tool, share: float) -> Verdict:
             found = slim(x)
     except Exception as error:
         return Verdict(f"does not run: {short(error)}")
-    if _size(slim) == _size(model):
+    if count_parameters(slim) == count_parameters(model):
         return Verdict("nothing removed")
     try:
         kept = recovered(model, slim)
@@ -231,13 +233,10 @@ def _expected(model: nn.Module, kept: Kept, x: Tensor) -> Iterator[object]:
 
 
 def _difference(ours: object, theirs: object) -> float:
-    pairs = zip(nested_tensors(ours), nested_tensors(theirs), strict=True)
-    errors = [float((a - b).abs().max() / b.abs().max()) for a, b in pairs]
-    return max(errors) if not np.isnan(errors).any() else float("inf")
-
-
-def _size(model: nn.Module) -> int:
-    return sum(tensor.numel() for tensor in model.state_dict().values())
+    try:
+        return compare(flatten_output(ours), flatten_output(theirs))
+    except MismatchError:
+        return float("inf")
 
 
 def short(error: Exception) -> str:

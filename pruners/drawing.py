@@ -16,8 +16,9 @@ import networkx as nx
 
 from pruners.channel_graph import ChannelGraph
 from pruners.errors import PrunerError
-from pruners.explain import Sketch, printable, sketch
+from pruners.explain import Sketch, sketch
 from pruners.model_writers import TEMPLATES
+from pruners.progress import printable
 
 FORMATS = (".svg", ".dot", ".png")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pruners.errors import PrunerError, did_you_mean
-from pruners.progress import printable as printable
+from pruners.progress import printable
 
 if TYPE_CHECKING:
     from pruners.channel_graph import Axis, ChannelGraph, Indices, Units

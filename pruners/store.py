@@ -168,8 +168,12 @@ def is_intact(facts: Mapping[str, Any]) -> bool:
 
 
 def _seal_of(facts: Mapping[str, Any]) -> str:
-    rest = {key: value for key, value in facts.items() if key != SEAL}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return json_digest({key: value for key, value in facts.items() if key != SEAL})
+
+
+def json_digest(facts: Mapping[str, Any]) -> str:
+    """SHA-256 of what JSON says, whatever its order and layout."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def parsed_json(content: bytes | str) -> Any:

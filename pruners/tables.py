@@ -15,13 +15,13 @@ from typing import Any
 from pruners.channel_graph import ChannelGraph
 from pruners.descent import Descent, descents, parents_of
 from pruners.evaluation import Evaluation
-from pruners.explain import printable
 from pruners.job import Finished
 from pruners.libraries import OFFERED
 from pruners.measures import CALIBRATED, arguments_of, needs
 from pruners.methods import TARGETS
 from pruners.model_store import Finding, ModelStore, Parent, StoredVersion
 from pruners.networks import takes_any_image
+from pruners.progress import printable
 from pruners.registry import DATASETS, MODELS, PRUNING_METHODS, SCORING_MEASURES
 from pruners.report import Report, manifest, source_manifest
 from pruners.screen import Bar, Branch, Column, Sheet, figures, show, terminal

@@ -160,7 +160,7 @@ def examine(given: Subject, folder: Path, name: str) -> Verdict:
     """Prune it and write its files; compare what this process can compare."""
     warnings.simplefilter("ignore")
     try:
-        with _no_longer_than(SECONDS):
+        with no_longer_than(SECONDS):
             return _examined(given, folder, name)
     except PrunerError as error:
         return Verdict(REFUSED, f"{type(error).__name__}: {error}")
@@ -283,7 +283,7 @@ def as_much_as_possible(
 
 
 @contextmanager
-def _no_longer_than(seconds: int) -> Iterator[None]:
+def no_longer_than(seconds: int) -> Iterator[None]:
     def late(number: int, frame: FrameType | None) -> None:
         raise TimeoutError(f"took longer than {seconds} s")
 

@@ -52,7 +52,7 @@ from pruners.loading import class_from_file
 from pruners.store import SEAL
 from pruners.stored_network import load
 from pruners.written import Written
-from tests.fuzz import _no_longer_than
+from tests.fuzz import no_longer_than
 from tests.oracle import randomise
 
 FOLDER = Path("build/mutations")
@@ -155,7 +155,7 @@ class Bench:
     def run(self, *arguments: str) -> Ran:
         """One command line, in the sandbox."""
         out, err = io.StringIO(), io.StringIO()
-        before, seconds = Path.cwd(), _no_longer_than(SECONDS)
+        before, seconds = Path.cwd(), no_longer_than(SECONDS)
         os.chdir(self.work)
         try:
             with warnings.catch_warnings(record=True) as caught, seconds, _compared_here():

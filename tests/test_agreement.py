@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 import models  # noqa: F401  registers the zoo
 from pruners import MODELS, PrunerError, inception, prune, se_residual, skip
 from pruners.analysis import check_decorators, compare_sources, differences, side_by_side
-from pruners.blocks import BLOCK_TYPES
 from pruners.dependencies import find_blocks
 from pruners.errors import UnsupportedNetworkError
 from pruners.verify import require, verify
@@ -34,13 +32,7 @@ BRANCHED = ("DynamicNeuralNetwork",)
 """No chain of blocks: the data choose between two paths, which only the trace can follow."""
 
 
-@pytest.fixture(autouse=True)
-def block_types() -> Iterator[None]:
-    """Types that a test registers are gone behind it."""
-    before = dict(BLOCK_TYPES)
-    yield
-    BLOCK_TYPES.clear()
-    BLOCK_TYPES.update(before)
+pytestmark = pytest.mark.usefixtures("own_block_types")
 
 
 # --- the zoo -----------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import app
 import pruners
 from docs.pages import FROM_OUTSIDE, FURTHER, GENERATED, ROOT, api, command_line, example
 from docs.site_hooks import linked, on_config, target_of
-from pruners.blocks import ATTRIBUTE, BLOCK_TYPES
+from pruners.blocks import ATTRIBUTE
 
 CODE = re.compile(r"^( *)```.*?^\1```$|`[^`\n]+`|^(?: {4}.*\n)+", re.M | re.S)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -28,14 +28,11 @@ NAV = re.findall(r"^ +- [^:\n]+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(),
 
 
 @pytest.fixture
-def _described() -> Iterator[None]:
+def _described(own_block_types: None) -> Iterator[None]:
     """What the page registers, and says of a class of torchvision, is gone after it."""
     from torchvision.models.resnet import Bottleneck
 
-    before = dict(BLOCK_TYPES)
     yield
-    BLOCK_TYPES.clear()
-    BLOCK_TYPES.update(before)
     delattr(Bottleneck, ATTRIBUTE)
 
 

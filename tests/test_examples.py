@@ -5,27 +5,18 @@ from __future__ import annotations
 import re
 import runpy
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from pruners.blocks import BLOCK_TYPES
-
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "examples"
 NOTEBOOKS = sorted(FOLDER.glob("[0-9]*.py"))
 
 
-@pytest.fixture(autouse=True)
-def _block_types() -> Iterator[None]:
-    """What a notebook registers is gone after it."""
-    before = dict(BLOCK_TYPES)
-    yield
-    BLOCK_TYPES.clear()
-    BLOCK_TYPES.update(before)
+pytestmark = pytest.mark.usefixtures("own_block_types")
 
 
 @pytest.fixture

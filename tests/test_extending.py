@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -51,13 +51,7 @@ ROOT = Path(pruners.decorators.__file__).parent.parent
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 
 
-@pytest.fixture(autouse=True)
-def _block_types() -> Iterator[None]:
-    """What a test registers is gone after it."""
-    before = dict(BLOCK_TYPES)
-    yield
-    BLOCK_TYPES.clear()
-    BLOCK_TYPES.update(before)
+pytestmark = pytest.mark.usefixtures("own_block_types")
 
 
 # --- the page ----------------------------------------------------------------------------------

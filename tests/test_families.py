@@ -16,7 +16,6 @@ from torch import nn
 import app
 import models  # noqa: F401  registers the zoo
 from pruners import MODELS, Axis, PrunerError, PruningResult, fire, mb_conv, prune
-from pruners.blocks import BLOCK_TYPES
 from pruners.loading import class_from_file, import_source
 from pruners.methods import _Cost
 from pruners.networks import Request, find_network
@@ -326,14 +325,11 @@ class Row(nn.Module):
 
 
 @pytest.fixture
-def nets(tmp_path: Path) -> Any:
+def nets(tmp_path: Path, own_block_types: None) -> Any:
     """The module of the networks above, in a file of its own."""
-    before = dict(BLOCK_TYPES)
     path = tmp_path / "users_networks.py"
     path.write_text(ZOO)
-    yield sys.modules[class_from_file(path, "Mixed").__module__]
-    BLOCK_TYPES.clear()
-    BLOCK_TYPES.update(before)
+    return sys.modules[class_from_file(path, "Mixed").__module__]
 
 
 def told(model: nn.Module) -> nn.Module:

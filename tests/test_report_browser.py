@@ -15,11 +15,11 @@ from torch import nn
 
 import models  # noqa: F401 - registers the zoo
 from pruners import prune
-from pruners.explain import printable
 from pruners.networks import Request, find_network
 from pruners.pages.facts import RunFacts, facts_of
 from pruners.pages.render import run_page, trials_page
 from pruners.pages.trials import of_cells, of_levels
+from pruners.progress import printable
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,7 @@ class OnnxNetwork(nn.Module):
 
 
 def side_by_side_ms(
-    networks: Sequence[OnnxNetwork], inputs: Sequence[Any], repeats: int = 50
+    networks: Sequence[nn.Module], inputs: Sequence[Any], repeats: int = 50
 ) -> list[float]:
     """Milliseconds that one call takes, for each of the networks, which have one thread each.
 

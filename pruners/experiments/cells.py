@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
@@ -25,7 +24,7 @@ from pruners.registry import (
     PRUNING_METHODS,
     SCORING_MEASURES,
 )
-from pruners.store import manifest_text, parsed_json
+from pruners.store import json_digest, manifest_text, parsed_json
 from pruners.version import __version__
 from pruners.zoo import has_weights_for
 
@@ -81,7 +80,7 @@ class Cell:
     def content(self) -> bytes:
         """The bytes of its file."""
         facts = self.described()
-        return manifest_text({**facts, "sha256": _digest(facts)}).encode()
+        return manifest_text({**facts, "sha256": json_digest(facts)}).encode()
 
 
 def read_cell(path: Path) -> Cell:
@@ -102,16 +101,12 @@ def read_cell(path: Path) -> Cell:
         rest = {f.name: facts[f.name] for f in fields(Cell) if f.name != "setting"}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedCellError("no whole cell") from error
-    if digest != _digest(facts):
+    if digest != json_digest(facts):
         raise DamagedCellError("changed since it was stored")
     if path.stem != setting.key:
         raise DamagedCellError(f"holds the cell {setting.key}")
     rest |= {name: tuple(rest[name]) for name in ("warnings", "files")}
     return Cell(setting, **rest)
-
-
-def _digest(facts: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 # --- what makes a cell -------------------------------------------------------------------------

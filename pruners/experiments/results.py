@@ -12,8 +12,8 @@ from typing import Any
 
 from pruners.experiments.cells import STAGES, Cell
 from pruners.experiments.grid import AMOUNTS_OF, Setting
-from pruners.explain import printable
 from pruners.plots import Line, Panel, Pictures, line_plot
+from pruners.progress import printable
 from pruners.screen import Column, Sheet
 
 _COSTS = ("parameters", "macs", "activation_bytes", "bytes")

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pruners.explain import printable
 from pruners.pages.facts import CoupledGroup, Figure, RunFacts
 from pruners.pages.trials import SIZES, Panel, Point
+from pruners.progress import printable
 
 Spec = dict[str, Any]
 

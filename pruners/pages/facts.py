@@ -180,7 +180,8 @@ def facts_of(
     pruning, graph = result.pruning, result.graph
     options = pruning.options
     source = result.source if source is None else source
-    groups, edges = _groups(graph, result.units, result.kept, result.scored.units)
+    numbers = group_numbers(graph)
+    groups, edges = _groups(graph, result.units, result.kept, result.scored.units, numbers)
     parts, no_original = _parts(result, source)
     return RunFacts(
         network=pruning.netName,
@@ -192,7 +193,7 @@ def facts_of(
         stages=tuple(evaluations),
         figures=_figures([*evaluations.values()]),
         outcome=outcome,
-        layers=_layers(result),
+        layers=_layers(result, numbers),
         groups=groups,
         edges=edges,
         frozen=_frozen(graph, result.units),
@@ -235,16 +236,15 @@ def _in_order(graph: ChannelGraph) -> list[Axis]:
     )
 
 
-def _layers(result: PruningResult) -> tuple[Layer, ...]:
+def _layers(result: PruningResult, numbers: Mapping[int, int]) -> tuple[Layer, ...]:
     graph, units, kept = result.graph, result.units, result.kept
-    numbers = group_numbers(graph)
     inputs: dict[str, list[Axis]] = {}
     for axis, role in graph.graph.nodes(data="role"):
         if role == "in":
             inputs.setdefault(axis.tensor, []).append(axis)
     found: dict[str, Layer] = {}
     for axis in _in_order(graph):
-        name = axis.tensor.rpartition(".")[0] or axis.tensor
+        name = _layer_of(axis)
         read = [units.group_of[np.unique(units.of(a))] for a in inputs.get(axis.tensor, [])]
         reads = np.unique(np.concatenate(read)) if read else np.empty(0, dtype=np.int64)
         found.setdefault(
@@ -264,6 +264,11 @@ def _layers(result: PruningResult) -> tuple[Layer, ...]:
     return tuple(found.values())
 
 
+def _layer_of(axis: Axis) -> str:
+    """The layer that has the axis; a parameter of the network itself goes by its own name."""
+    return axis.tensor.rpartition(".")[0] or axis.tensor
+
+
 def _group_of(units: Units, axis: Axis) -> int:
     """The group that a layer is shown in: that of most of its channels."""
     return int(np.bincount(units.group_of[units.of(axis)]).argmax())
@@ -277,7 +282,7 @@ def _kind(result: PruningResult, layer: str) -> str:
 
 
 def _groups(
-    graph: ChannelGraph, units: Units, kept: Kept, scores: Scores
+    graph: ChannelGraph, units: Units, kept: Kept, scores: Scores, numbers: Mapping[int, int]
 ) -> tuple[tuple[CoupledGroup, ...], tuple[float, ...]]:
     """The groups that some layer makes the channels of, and the bins of their distributions."""
     stays = np.zeros(units.count, dtype=bool)
@@ -287,17 +292,16 @@ def _groups(
     readers: dict[int, dict[str, None]] = {}
     most: dict[str, int] = {}
     for axis in _in_order(graph):
-        name = axis.tensor.rpartition(".")[0] or axis.tensor
+        name = _layer_of(axis)
         most.setdefault(name, _group_of(units, axis))
         for group in np.unique(units.group_of[units.of(axis)]).tolist():
             makers.setdefault(group, {})[name] = None
     for axis, role in graph.graph.nodes(data="role"):
         if role == "in":
-            name = axis.tensor.rpartition(".")[0] or axis.tensor
+            name = _layer_of(axis)
             for group in np.unique(units.group_of[units.of(axis)]).tolist():
                 readers.setdefault(group, {})[name] = None
     order = {name: i for i, name in enumerate(most)}
-    numbers = group_numbers(graph)
     told: dict[int, Group] = {group.number: group for group in graph.groups()}
     edges = _edges(scores[[group in makers for group in units.group_of.tolist()]])
     found = []
@@ -362,7 +366,7 @@ def _frozen(graph: ChannelGraph, units: Units) -> tuple[Frozen, ...]:
     for axis in _in_order(graph):
         of_axis = np.unique(units.of(axis))
         for unit in of_axis[units.frozen[of_axis]].tolist():
-            name = axis.tensor.rpartition(".")[0] or axis.tensor
+            name = _layer_of(axis)
             layers[units.reasons[unit]][name] = None
     return tuple(
         Frozen(reason, count, tuple(layers[reason]))

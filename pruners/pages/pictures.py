@@ -7,13 +7,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
 import vl_convert
 
-from pruners.model_writers import TEMPLATES
 from pruners.pages.charts import THEMES, Chart, themed
 from pruners.pages.facts import RunFacts
 from pruners.pages.placing import placed
+from pruners.pages.render import environment
 
 _WIDTH = 640
 _SCALE = 2.0
@@ -33,16 +32,11 @@ def chart_pictures(charts: Sequence[Chart]) -> dict[str, bytes]:
 
 def graph_pictures(facts: RunFacts) -> dict[str, bytes]:
     """The graph of layers as `graph.svg` and `graph.png`."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     drawing = placed(facts.layers, facts.groups)
-    svg = environment.get_template("graph_alone.svg.j2").render(
-        drawing=drawing, colours=THEMES["light"]
+    svg = (
+        environment()
+        .get_template("graph_alone.svg.j2")
+        .render(drawing=drawing, colours=THEMES["light"])
     )
     return {
         "graph.svg": (svg + "\n").encode(),

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from pruners.explain import printable
 from pruners.pages.facts import CoupledGroup, Layer
+from pruners.progress import printable
 
 _LETTER, _MARGIN, _BOX, _ROW, _GAP, _COLUMN = 6.7, 18, 36, 60, 26, 84
 """Pixels: of a letter, around the words of a box, its height, from row to row, between boxes,

@@ -18,7 +18,6 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
-from pruners.explain import printable
 from pruners.model_writers import TEMPLATES
 from pruners.pages.charts import (
     THEMES,
@@ -35,6 +34,7 @@ from pruners.pages.facts import RunFacts
 from pruners.pages.listing import coloured, listings
 from pruners.pages.placing import placed
 from pruners.pages.trials import SIZES, Trials
+from pruners.progress import printable
 from pruners.version import __version__
 
 
@@ -153,7 +153,7 @@ def _page(template: str, data: Mapping[str, Any], **values: Any) -> bytes:
         )
     )
     text = (
-        _environment()
+        environment()
         .get_template(template)
         .render(
             policy=policy,
@@ -193,8 +193,9 @@ def _digest(script: str) -> str:
 
 
 @cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """For the templates of pages and of their pictures: whatever they show is escaped."""
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -208,8 +209,8 @@ def _environment() -> jinja2.Environment:
         "shown": printable,
         "some": _some,
     }
-    environment.filters.update(filters)
-    return environment
+    made.filters.update(filters)
+    return made
 
 
 def _some(names: Sequence[str], most: int = 3) -> str:
