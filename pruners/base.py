@@ -377,6 +377,13 @@ class PruningResult(Written):
         expected = expected_outputs(random, self.kept, self.examples[0])
         return "masked", expected, transfer(random, self.kept)
 
+    def oracle_in_float64(self, example: int, random: bool) -> Any:
+        if self.counted:
+            return None
+        original = self.pruning.sourced.oracle or self.pruning.original
+        model = with_telling_state(self.given) if random else original
+        return expected_outputs(model, self.kept, self.examples[example], in_float64=True)
+
     def header(self, weights_name: str, verified: bool) -> str:
         return header(self.report, self.fileName, self.writer.factory, weights_name, verified)
 

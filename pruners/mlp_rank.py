@@ -128,11 +128,7 @@ def prune_mlp(
             "macs_pct": round(result.report.macs.removed_pct, 2),
             "widths": {name: [w.before, w.after] for name, w in result.report.widths.items()},
         },
-        "verification": {
-            "oracle": outcome.oracle,
-            "max_relative_error": float(f"{outcome.error:.1e}"),
-            "tolerance": outcome.tolerance,
-        },
+        "verification": outcome.described(),
     }
     if out_path is not None:
         metrics["files"] = _save(result, outcome, metrics, scores, Path(out_path))

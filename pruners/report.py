@@ -318,7 +318,7 @@ def manifest(
         "files": _digests(contents),
         "parameters": _figures(report.parameters),
         "macs": _figures(report.macs),
-        "verification": _verification(outcome),
+        "verification": outcome.described() if outcome is not None else None,
         "widths": {name: [w.before, w.after] for name, w in report.widths.items()},
         "kept_because": dict(report.kept_because),
         "unknown_operators": [
@@ -357,7 +357,7 @@ def source_manifest(
         "files": _digests(contents),
         "parameters": _of_both(before.parameters if before else None, now.parameters),
         "macs": _of_both(before.macs if before else None, now.macs),
-        "verification": _verification(outcome),
+        "verification": outcome.described() if outcome is not None else None,
         "widths": {
             name: [before.widths[name], width] if before and name in before.widths else width
             for name, width in now.widths.items()
@@ -376,17 +376,6 @@ def _provenance(report: Report | SourceReport) -> dict[str, Any]:
 
 def _digests(contents: Mapping[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
-
-
-def _verification(outcome: Outcome | None) -> dict[str, Any] | None:
-    if outcome is None:
-        return None
-    return {
-        "oracle": outcome.oracle,
-        "max_relative_error": float(f"{outcome.error:.1e}"),
-        "tolerance": outcome.tolerance,
-        **({"random_weights": True} if outcome.random_weights else {}),
-    }
 
 
 def _of_both(before: int | None, after: int) -> dict[str, Any]:

@@ -139,10 +139,16 @@ def layers_of(report: Report) -> Sheet:
 
 
 def _also(outcome: Outcome) -> str:
-    """What else was compared."""
-    if not outcome.random_weights:
-        return ""
-    return "; its output hardly depends on the input, so random weights were compared as well"
+    """How else the two were compared, and why."""
+    text = ""
+    if outcome.random_weights:
+        text += "; its output hardly depends on the input, so random weights were compared as well"
+    if outcome.float32_error is not None:
+        text += (
+            f"; its layers magnify what float32 rounds to {outcome.float32_error:.1e}, so this "
+            f"figure is of float64"
+        )
+    return text
 
 
 def described_trials(tuned: Tuned, trained: Trained, out: Path | None) -> dict[str, Any]:

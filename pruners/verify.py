@@ -35,7 +35,14 @@ from torch import Tensor, nn
 
 from pruners.channel_graph import Indices, Kept
 from pruners.errors import PrunerError, VerificationError
-from pruners.verify_child import PROJECT, MismatchError, flatten_output, quoted_tail
+from pruners.verify_child import (
+    PROJECT,
+    MismatchError,
+    flatten_output,
+    mapped_tensors,
+    quoted_tail,
+    widened,
+)
 
 # Importing torch on a busy machine.
 _START_S = 60.0
@@ -162,7 +169,9 @@ def _running_variances(model: nn.Module) -> set[str]:
     return found
 
 
-def expected_outputs(model: nn.Module, kept: Kept, example_inputs: Any) -> Any:
+def expected_outputs(
+    model: nn.Module, kept: Kept, example_inputs: Any, in_float64: bool = False
+) -> Any:
     """What the slim network must compute: the full one, with the removed channels silenced.
 
     Computed on the CPU (where the slim network is run too), in eval mode, without gradients.
@@ -173,6 +182,7 @@ def expected_outputs(model: nn.Module, kept: Kept, example_inputs: Any) -> Any:
         kept: as for `masked_state`.
         example_inputs: a tuple or list of positional inputs, or a single one; tensors, or nested
             dicts, lists and tuples of them.
+        in_float64: with the same weights and inputs, but computed in float64.
 
     Returns:
         The output of the network, whatever its structure.
@@ -182,6 +192,8 @@ def expected_outputs(model: nn.Module, kept: Kept, example_inputs: Any) -> Any:
     """
     positional = example_inputs if isinstance(example_inputs, tuple | list) else (example_inputs,)
     inputs = [_on_cpu(value) for value in positional]
+    if in_float64:
+        inputs = [mapped_tensors(value, widened) for value in inputs]
     moved: dict[int, Tensor] = {}
     masked = masked_state(model, kept)
     # One copy for all names of a tied tensor, or functional_call would find them untied.
@@ -190,6 +202,9 @@ def expected_outputs(model: nn.Module, kept: Kept, example_inputs: Any) -> Any:
         # Not in the state_dict: a copy, as the network may write into it.
         if name not in state:
             state[name] = buffer.detach().cpu().clone()
+    if in_float64:
+        wide = {id(tensor): widened(tensor) for tensor in state.values()}
+        state = {name: wide[id(tensor)] for name, tensor in state.items()}
     with _left_as_it_was(model), torch.no_grad():
         model.eval()
         return torch.func.functional_call(model, state, tuple(inputs))
@@ -321,6 +336,9 @@ class Case:
     oracle: str = "masked"
     trains: bool = True
     """Whether one step in train mode is taken, too."""
+    in_float64: bool = False
+    """Whether the output is computed in float64, with the same weights and inputs; `expected` and
+    the tolerance are of that."""
 
     def __post_init__(self) -> None:
         for what, name in (("module", self.name), ("factory", self.factory)):
@@ -347,6 +365,22 @@ class Outcome:
     random_weights: bool = False
     """Whether it was compared with random weights, too, as the output of its own hardly depends on
     the input."""
+    float32_error: float | None = None
+    """The error of the network's own precision, where that is rounding which layers magnify beyond
+    the tolerance: `error` and `tolerance` are of the comparison in float64 then."""
+
+    def described(self) -> dict[str, Any]:
+        """For manifests: how the network was verified."""
+        found: dict[str, Any] = {
+            "oracle": self.oracle,
+            "max_relative_error": float(f"{self.error:.1e}"),
+            "tolerance": self.tolerance,
+        }
+        if self.random_weights:
+            found["random_weights"] = True
+        if self.float32_error is not None:
+            found["float32_error"] = float(f"{self.float32_error:.1e}")
+        return found
 
 
 def verify(cases: Sequence[Case], *, timeout: float = 600.0) -> list[Outcome]:
@@ -484,6 +518,7 @@ def _described(case: Case) -> dict[str, Any]:
         "keys": list(case.keys),
         "tolerance": case.tolerance,
         "trains": case.trains,
+        "in_float64": case.in_float64,
         # A package imports its own parts, so a dotted name cannot be refused at run time.
         "modules": [name for name in case.forbidden if _is_module(name) and "." not in name],
         "folders": [str(path.parent if path.suffix == ".py" else path) for path in paths],

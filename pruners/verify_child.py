@@ -296,8 +296,12 @@ def run_case(
                 raise MismatchError(f"{name} does not hold the values of the weights after loading")
 
     model.eval()
+    inputs = _copied(data["inputs"])
+    if case["in_float64"]:
+        # The weights are float32's, and go back to it unchanged.
+        model, inputs = model.double(), [mapped_tensors(value, widened) for value in inputs]
     with torch.no_grad():
-        actual = flatten_output(model(*_copied(data["inputs"])))
+        actual = flatten_output(model(*inputs))
     error = compare(actual, [(path, kind, value) for path, kind, value in data["expected"]])
     found(error)
     if not error <= case["tolerance"]:
@@ -305,7 +309,7 @@ def run_case(
             f"the output differs from the oracle by {error:.2e}, more than {case['tolerance']:.0e}"
         )
     if case["trains"]:
-        _train(model, data["inputs"])
+        _train(model.float() if case["in_float64"] else model, data["inputs"])
 
 
 def _module(value: object, factory: str) -> nn.Module:
@@ -331,24 +335,30 @@ def _check_keys(keys: Sequence[str], expected: Sequence[str], whose: str) -> Non
 
 def _copied(inputs: Sequence[Any]) -> list[Any]:
     """Fresh tensors for every run: a network may write into its input."""
-    return [_mapped(value, Tensor.clone) for value in inputs]
+    return [mapped_tensors(value, Tensor.clone) for value in inputs]
 
 
-def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def mapped_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Plain containers with other tensors in them."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, dict):
-        return {key: _mapped(item, change) for key, item in value.items()}
+        return {key: mapped_tensors(item, change) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_mapped(item, change) for item in value)
+        return type(value)(mapped_tensors(item, change) for item in value)
     return value
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """The same values in float64; integers and complex ones stay, as in `Module.double`."""
+    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def _train(model: nn.Module, inputs: Sequence[Any]) -> None:
     """One step of SGD on a doubled batch: batch norm refuses single values."""
     model.train()
     try:
-        outputs = model(*[_mapped(value, _doubled) for value in inputs])
+        outputs = model(*[mapped_tensors(value, _doubled) for value in inputs])
     except Exception as error:
         try:
             # A network that takes one batch size only is trained on that one.

@@ -130,6 +130,10 @@ class WrittenSource(Written):
         expected = expected_outputs(random, _everything(random), self.examples[0])
         return "module", expected, random.state_dict()
 
+    def oracle_in_float64(self, example: int, random: bool) -> Any:
+        model = with_telling_state(self.given) if random else self.given
+        return expected_outputs(model, _everything(model), self.examples[example], in_float64=True)
+
     def header(self, weights_name: str, verified: bool) -> str:
         return source_header(
             self.report, self.fileName, self.writer.factory, weights_name, verified

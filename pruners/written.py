@@ -10,7 +10,7 @@ import math
 import sys
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,10 +28,25 @@ from pruners.sizes.rewrites import Rewrites
 from pruners.store import manifest_text, save_bytes, sealed
 from pruners.tracing import map_tensors
 from pruners.verify import Case, Outcome, require, tells, tolerance_for, verify
-from pruners.verify_child import MismatchError, compare, flatten_output
+from pruners.verify_child import MismatchError, compare, flatten_output, widened
 
-Comparison = tuple[int, str, Any, Mapping[str, Tensor]]
-"""Number of the example, name of the oracle, its output, weights of the generated network."""
+# More than that is no rounding: float64 would not bring it below its own tolerance.
+_MOST_ROUNDING = 1e-2
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What a generated network is held against."""
+
+    example: int
+    oracle: str
+    expected: Any
+    weights: Mapping[str, Tensor]
+    """Of the generated network."""
+    random: bool = False
+    """Whether the weights are random ones."""
+    tolerance: float = 0.0
+    in_float64: bool = False
 
 
 _PRUNING = (
@@ -242,26 +257,36 @@ class Written(ABC):
 
     def case(self, example: int = 0) -> Case:
         """What a fresh process needs to verify this network on one of the example inputs."""
-        oracle, expected = self.oracle(example)
-        return self._case(example, oracle, expected, self.state_dict)
+        return self._case(self._comparison(example))
 
-    def _case(
-        self, example: int, oracle: str, expected: Any, weights: Mapping[str, Tensor]
-    ) -> Case:
+    def _comparison(self, example: int) -> Comparison:
+        tolerance = tolerance_for(self.precision)
+        return Comparison(example, *self.oracle(example), self.state_dict, tolerance=tolerance)
+
+    def _case(self, comparison: Comparison) -> Case:
         return Case(
             name=self.fileName,
             source=self.source,
             factory=self.writer.factory,
-            weights=save_bytes(weights),
+            weights=save_bytes(comparison.weights),
             weights_name="weights.pth",
-            inputs=map_tensors(self.examples[example], Tensor.cpu),
-            expected=map_tensors(expected, Tensor.cpu),
+            inputs=map_tensors(self.examples[comparison.example], Tensor.cpu),
+            expected=map_tensors(comparison.expected, Tensor.cpu),
             keys=tuple(self.given.state_dict()),
-            tolerance=tolerance_for(self.precision),
+            tolerance=comparison.tolerance,
             forbidden=_home_of(self.home),
-            oracle=oracle,
+            oracle=comparison.oracle,
             trains=not self.untrainable,
+            in_float64=comparison.in_float64,
         )
+
+    def oracle_in_float64(self, example: int, random: bool) -> Any:
+        """The oracle's output with everything computed in float64; None where it cannot be.
+
+        Args:
+            random: of the weights of `with_random_weights`.
+        """
+        return None
 
     def with_random_weights(self) -> tuple[str, Any, Mapping[str, Tensor]] | None:
         """The oracle's name, its output on the first example, and the generated network's weights,
@@ -273,13 +298,45 @@ class Written(ABC):
         """Compare with the oracle in a fresh process, on every example; the largest difference.
 
         Where the output hardly depends on the input, as in untrained networks in which signals die
-        away, the two are compared with random weights through which they pass as well.
+        away, the two are compared with random weights through which they pass as well. Where they
+        differ in float32, the same weights and inputs are compared in float64: layers that cancel
+        magnify what float32 rounds, while a wrong index is as wrong there.
 
         Raises:
             VerificationError: the two are not equal.
         """
-        comparisons, random = self._comparisons()
-        return _worst(verify([self._case(*comparison) for comparison in comparisons]), random)
+        return self._judged(lambda comparisons: verify([self._case(c) for c in comparisons]))
+
+    def _judged(self, ask: Callable[[Sequence[Comparison]], list[Outcome]]) -> Outcome:
+        """The worst of all comparisons, made by `ask`; VerificationError where one fails."""
+        comparisons = self._comparisons()
+        outcomes = ask(comparisons)
+        again = {
+            i: wide
+            for i, (comparison, outcome) in enumerate(zip(comparisons, outcomes, strict=True))
+            if outcome.tolerance < outcome.error < _MOST_ROUNDING
+            and (wide := self._in_float64(comparison)) is not None
+        }
+        for i, outcome in zip(again, ask([*again.values()]), strict=True):
+            # What fails there too is told of in the network's own precision.
+            if outcome.ok:
+                outcomes[i] = replace(outcome, float32_error=outcomes[i].error)
+        require(outcomes)
+        worst = max(outcomes, key=lambda outcome: outcome.error / outcome.tolerance)
+        return replace(worst, random_weights=any(c.random for c in comparisons))
+
+    def _in_float64(self, comparison: Comparison) -> Comparison | None:
+        """The same in float64, for networks in float32; None where it cannot be computed."""
+        if self.precision != torch.float32:
+            return None
+        try:
+            expected = self.oracle_in_float64(comparison.example, comparison.random)
+        except Exception:
+            return None  # a forward that makes float32 tensors of its own
+        if expected is None:
+            return None
+        tolerance = tolerance_for(torch.float64)
+        return replace(comparison, expected=expected, tolerance=tolerance, in_float64=True)
 
     def compared(self) -> Outcome:
         """As `verified`, but in this process and in eval mode only.
@@ -291,42 +348,41 @@ class Written(ABC):
         Raises:
             VerificationError: the two are not equal.
         """
-        comparisons, random = self._comparisons()
-        tolerance = tolerance_for(self.precision)
-        outcomes = []
-        for example, oracle, expected, weights in comparisons:
-            error, message = self._difference(example, expected, weights)
-            if not message and not error <= tolerance:
-                message = "the network that is built from the source computes something else"
-            outcomes.append(Outcome(self.fileName, not message, error, message, oracle, tolerance))
-        return _worst(outcomes, random)
+        return self._judged(lambda comparisons: [self._compared(c) for c in comparisons])
 
-    def _difference(
-        self, example: int, expected: Any, weights: Mapping[str, Tensor]
-    ) -> tuple[float, str]:
+    def _compared(self, comparison: Comparison) -> Outcome:
+        error, message = self._difference(comparison)
+        if not message and not error <= comparison.tolerance:
+            message = "the network that is built from the source computes something else"
+        return Outcome(
+            self.fileName, not message, error, message, comparison.oracle, comparison.tolerance
+        )
+
+    def _difference(self, comparison: Comparison) -> tuple[float, str]:
         """How far the network that is built from the source is from the oracle; why, if it is no
         question of figures."""
         model = self.built("cpu").eval()
-        model.load_state_dict(weights)
-        inputs = map_tensors(self.examples[example], lambda x: x.detach().cpu().clone())
+        model.load_state_dict(comparison.weights)
+        inputs = map_tensors(self.examples[comparison.example], lambda x: x.detach().cpu().clone())
+        if comparison.in_float64:
+            model, inputs = model.double(), map_tensors(inputs, widened)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             try:
                 actual = flatten_output(model(*inputs))
-                return compare(actual, flatten_output(map_tensors(expected, Tensor.cpu))), ""
+                expected = flatten_output(map_tensors(comparison.expected, Tensor.cpu))
+                return compare(actual, expected), ""
             except MismatchError as mismatch:
                 return math.inf, str(mismatch)
 
-    def _comparisons(self) -> tuple[list[Comparison], bool]:
-        """All that the generated network is held against; whether random weights are among it."""
-        comparisons: list[Comparison] = [
-            (i, *self.oracle(i), self.state_dict) for i in range(len(self.examples))
-        ]
+    def _comparisons(self) -> list[Comparison]:
+        """All that the generated network is held against."""
+        comparisons = [self._comparison(i) for i in range(len(self.examples))]
         tolerance = tolerance_for(self.precision)
-        silent = not any(tells(expected, tolerance) for _, _, expected, _ in comparisons)
+        silent = not any(tells(comparison.expected, tolerance) for comparison in comparisons)
         random = self.with_random_weights() if silent else None
         if random is not None:
-            comparisons.append((0, *random))
-        return comparisons, random is not None
+            comparisons.append(Comparison(0, *random, random=True, tolerance=tolerance))
+        return comparisons
 
     def keep_the_original(
         self, path: Path, way_out: str = "--name NAME, or another folder with --out DIR"
@@ -346,13 +402,6 @@ class Written(ABC):
 
     def _source(self, weights_name: str, verified: bool = False) -> str:
         return self.writer.source(self.header(weights_name, verified))
-
-
-def _worst(outcomes: Sequence[Outcome], random_weights: bool) -> Outcome:
-    """The outcome with the largest difference; VerificationError where one is not ok."""
-    require(outcomes)
-    worst = max(outcomes, key=lambda outcome: outcome.error)
-    return replace(worst, random_weights=random_weights)
 
 
 def checked_name(name: str) -> str:

@@ -13,6 +13,7 @@ import onnx
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 import app
@@ -263,6 +264,27 @@ def test_static_int8_of_torch_is_near() -> None:
     expected = net()(X).detach()
     near = (Pt2Network(content)(X) - expected).abs().max() / expected.abs().max()
     assert float(near) < 0.1
+
+
+class Calls(nn.Module):
+    """Layers that are called as functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(F.conv2d(x, self.conv.weight, self.conv.bias))
+        return F.linear(x.mean((2, 3)), self.fc.weight, self.fc.bias)
+
+
+def test_functional_calls_become_int8_too() -> None:
+    content = torch_int8(Calls().eval(), X, [image(32, 3, 8, 8)])
+    program = torch.export.load(io.BytesIO(content))
+    assert [t.dtype for t in program.state_dict.values()].count(torch.int8) == 2
+    with pytest.raises(PrunerError, match=r"no layer that torchao puts into 8 bits; expected"):
+        torch_int8(nn.Sequential(nn.PReLU()), X, [image(32, 3, 8, 8)])
 
 
 def test_too_few_samples_say_how_many() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 
 import pytest
-import torch
 from accept_golden import DIGEST, FOLDER, GOLDEN, TORCHVISION, digest, generated
 
 COMMAND = "python -m tests.accept_golden"
@@ -15,8 +14,6 @@ COMMAND = "python -m tests.accept_golden"
 def test_generated_files_are_the_golden_ones(stem: str) -> None:
     if stem in TORCHVISION and digest() != DIGEST.read_text("utf-8").strip():
         pytest.skip("holds text of another torchvision, whose networks are written differently")
-    if stem == "slices_50" and torch.__version__ < (2, 9):
-        pytest.skip("this torch leaves the channels behind `x[:, :HALF]` in place")
     path = FOLDER / f"{stem}.py"
     golden = path.read_text("utf-8") if path.exists() else ""
     text = generated(stem)

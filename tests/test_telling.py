@@ -11,6 +11,7 @@ from pruners import prune, write_source
 from pruners.errors import VerificationError
 from pruners.verify import require, tells, verify, with_telling_state
 from pruners.weight_transfer import transfer
+from pruners.written import Comparison
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,8 @@ def test_wrong_weights_of_such_a_network_are_found() -> None:
     given = result.with_random_weights()
     assert given is not None
     oracle, expected, _ = given
-    case = result._case(0, oracle, expected, transfer(random, wrong))
+    comparison = Comparison(0, oracle, expected, transfer(random, wrong), tolerance=1e-5)
+    case = result._case(comparison)
     with pytest.raises(VerificationError, match="not equal to the masked oracle"):
         require(verify([case]))
 
@@ -90,3 +92,70 @@ def test_the_tolerance_is_that_of_the_lowest_precision() -> None:
     assert result.precision is torch.float32
     assert result.verified().tolerance == 1e-5
     assert prune(ResNet(20).double().eval(), x.repeat(1, 1, 2, 2), 40).precision is torch.float64
+
+
+class Cancels(nn.Module):
+    """Two layers that agree but for some thousandths: rounding counts hundreds of times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 64, 3)
+        self.fc = nn.Linear(64 * 36, 10)
+        self.nearly = nn.Linear(64 * 36, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.conv(x)).flatten(1)
+        return self.fc(x) - self.nearly(x)
+
+
+def cancelling() -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    model = Cancels().eval()
+    with torch.no_grad():
+        for name, tensor in model.nearly.state_dict().items():
+            noise = 1 + 3e-3 * torch.randn(tensor.shape)
+            tensor.copy_(model.fc.state_dict()[name] * noise)
+    return model, torch.randn(2, 3, 8, 8)
+
+
+def test_rounding_that_is_magnified_is_compared_in_float64() -> None:
+    model, x = cancelling()
+    result = prune(model, x, 50)
+    for outcome in (result.verified(), result.compared(), write_source(model, x).verified()):
+        # Nothing is summed in another order where nothing was removed.
+        magnified = outcome.float32_error or 2e-5 * (outcome.error == 0)
+        assert magnified > 1e-5
+        assert outcome.error < outcome.tolerance <= 1e-5
+    outcome = result.verified()
+    assert outcome.float32_error is not None
+    assert outcome.tolerance == 1e-12
+    said = outcome.described()
+    assert said["float32_error"] == float(f"{outcome.float32_error:.1e}")
+    assert said["max_relative_error"] < 1e-12
+    assert result.model.fc.weight.dtype == torch.float32
+
+
+def test_wrong_weights_of_such_a_network_differ_in_float64_too() -> None:
+    model, x = cancelling()
+    result = prune(model, x, 50)
+    with torch.no_grad():
+        result.state_dict["fc.bias"][0] += 1e-5
+    (comparison,) = result._comparisons()
+    assert 1e-5 < result._compared(comparison).error < 1e-2  # which rounding might do as well
+    for compared in (result.verified, result.compared):
+        # The message is of the network's own precision.
+        with pytest.raises(VerificationError, match=r"tolerance 1e-05\)"):
+            compared()
+
+
+def test_what_cannot_be_computed_in_float64_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = cancelling()
+    monkeypatch.setattr(Cancels, "forward", _half_way)
+    with pytest.raises(VerificationError, match=r"tolerance 1e-05\)"):
+        prune(model, x, 50).compared()
+
+
+def _half_way(self: Cancels, x: Tensor) -> Tensor:
+    """One whose own rounding is no question of the weights' precision."""
+    x = torch.relu(self.conv(x)).flatten(1).float()
+    return self.fc(x.to(self.fc.weight.dtype)) - self.nearly(x.to(self.fc.weight.dtype))

@@ -45,12 +45,32 @@ def torch_int8(model: nn.Module, inputs: Inputs, batches: Iterable[Any]) -> byte
         ) from error
 
 
+# As modules: functional calls (F.relu) are the same operators.
+_SOURCES = {
+    "conv1d": nn.Conv1d,
+    "conv2d": nn.Conv2d,
+    "linear": nn.Linear,
+    "relu": nn.ReLU,
+    "relu_": nn.ReLU,
+    "hardtanh": nn.Hardtanh,
+    "hardtanh_": nn.Hardtanh,
+    "hardswish": nn.Hardswish,
+    "hardswish_": nn.Hardswish,
+    "silu": nn.SiLU,
+    "silu_": nn.SiLU,
+}
+
+
 def int8_graph(program: ExportedProgram, examples: Iterable[tuple[Any, ...]]) -> GraphModule:
     """The program with int8 weights (a scale a channel) and activations (a scale a tensor).
 
     Observers are put where 8 bits are to be, the examples show them their ranges, and what they
     saw becomes scales.
+
+    Raises:
+        PrunerError: there is no layer that torchao can put into 8 bits.
     """
+    from torchao.quantization.pt2e.observer import ObserverBase
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
         X86InductorQuantizer,
@@ -59,7 +79,13 @@ def int8_graph(program: ExportedProgram, examples: Iterable[tuple[Any, ...]]) ->
 
     quantizer = X86InductorQuantizer()
     quantizer.set_global(get_default_x86_inductor_quantization_config())
-    observed = prepare_pt2e(program.module(), quantizer)
+    graph = program.module()
+    _name_sources(graph)
+    observed = prepare_pt2e(graph, quantizer)
+    if not any(isinstance(m, ObserverBase) for m in observed.modules()):
+        raise PrunerError(
+            "no layer that torchao puts into 8 bits; expected convolutions or Linears of float32"
+        )
     for batch in examples:
         observed(*batch)
     ready: GraphModule = convert_pt2e(observed)
@@ -78,6 +104,18 @@ def _quantized(
             for x in inputs
         ),
     )
+
+
+def _name_sources(graph: GraphModule) -> None:
+    """Say what every operator is, which torchao's quantizer goes by.
+
+    `torch.export` notes that of strict exports only. Without it quantizers find nothing in older
+    versions, and no functional call in newer ones.
+    """
+    for node in graph.graph.nodes:
+        name = node.target.__name__.partition(".")[0] if node.op == "call_function" else ""
+        if name in _SOURCES and node.meta.get("source_fn_stack") is None:
+            node.meta["source_fn_stack"] = [(node.name, _SOURCES[name])]
 
 
 def _drop_unread(network: GraphModule) -> None:

@@ -125,11 +125,7 @@ class Bench:
             made,
             network.weights,
             stages.described(),
-            verification={
-                "oracle": outcome.oracle,
-                "max_relative_error": float(f"{outcome.error:.1e}"),
-                "tolerance": outcome.tolerance,
-            },
+            verification=outcome.described(),
             warnings=result.report.warnings,
             files=self._kept(setting, result, outcome, stages, tuned),
         )
