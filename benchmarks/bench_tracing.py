@@ -13,7 +13,6 @@ A geometric mean of at most 0.5 was to be met, no ratio over 1.2, and 0.03 on De
 
 from __future__ import annotations
 
-import copy
 import gc
 import statistics
 import sys
@@ -22,11 +21,10 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 import torch
-import torch_pruning as tp
 import torchvision
 from torch import Tensor, nn
 
-from benchmarks.peers import limit_memory, short
+from benchmarks.peers import limit_memory, short, torch_pruning_step
 from pruners import prune
 
 NETWORKS = (  # noqa: SIM905 - twenty-three lines otherwise
@@ -47,14 +45,7 @@ def ours(model: nn.Module, x: Tensor) -> Callable[[], object]:
 
 
 def theirs(model: nn.Module, x: Tensor) -> Callable[[], object]:
-    fresh = copy.deepcopy(model)
-
-    def step() -> None:
-        importance = tp.importance.GroupMagnitudeImportance(p=1)
-        heads = [m for m in fresh.modules() if isinstance(m, nn.Linear) and m.out_features == 1000]
-        tp.pruner.BasePruner(fresh, x, importance, pruning_ratio=0.5, ignored_layers=heads).step()
-
-    return step
+    return torch_pruning_step(model, x, 0.5)
 
 
 def seconds(run: Callable[[], object]) -> float:

@@ -54,19 +54,29 @@ def ours(model: nn.Module, x: Tensor, share: float) -> nn.Module:
 
 def torch_pruning(model: nn.Module, x: Tensor, share: float, **options: object) -> nn.Module:
     """`BasePruner` with the L1 norm, as its README shows."""
+    return torch_pruning_step(model, x, share, **options)()
+
+
+def torch_pruning_step(
+    model: nn.Module, x: Tensor, share: float, **options: object
+) -> Callable[[], nn.Module]:
+    """What is left to do once the network has been copied."""
     import torch_pruning as tp
 
     fresh = copy.deepcopy(model)
-    pruner = tp.pruner.BasePruner(
-        fresh,
-        x,
-        tp.importance.GroupMagnitudeImportance(p=1),
-        pruning_ratio=share,
-        ignored_layers=[layer for _, layer in layers(fresh) if _width(layer) == CLASSES],
-        **options,
-    )
-    pruner.step()
-    return fresh
+
+    def step() -> nn.Module:
+        tp.pruner.BasePruner(
+            fresh,
+            x,
+            tp.importance.GroupMagnitudeImportance(p=1),
+            pruning_ratio=share,
+            ignored_layers=[layer for _, layer in layers(fresh) if _width(layer) == CLASSES],
+            **options,
+        ).step()
+        return fresh
+
+    return step
 
 
 def torch_ao(model: nn.Module, x: Tensor, share: float) -> nn.Module:

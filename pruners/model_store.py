@@ -571,10 +571,18 @@ def _read(entry: _Entry) -> StoredVersion:
             pass
         case _:
             raise _damaged(path, "is no manifest of a version")
-    if unknown := facts.keys() - _KEYS:
-        raise _damaged(path, f"holds {sorted(unknown)[0]!r}, which is of no manifest of a version")
     if not is_intact(facts):
         raise _damaged(path, "was changed since it was written")
+    if unknown := facts.keys() - _KEYS:
+        what = f"holds {sorted(unknown)[0]!r}, which is of no manifest of a version"
+        match facts:
+            # What was written so: by a later version, which knows more.
+            case {"made_with": {"pruners": str(made_with)}, **rest} if SEAL in rest:
+                raise PrunerError(
+                    f"{path}: {what} for pruners {__version__}; pruners {made_with} wrote it: use "
+                    f"that one"
+                )
+        raise _damaged(path, what)
     if (name, stage, version) != (entry.name, entry.stage, entry.version):
         raise _damaged(path, f"is the manifest of {name} {stage} {version}")
     suffixes = [str(file).removeprefix(entry.stem) for file in files]

@@ -621,6 +621,11 @@ def _check_types(path: Path, state: Mapping[str, Tensor], own: Mapping[str, Any]
             lost = bool((wide.isfinite() != converted.isfinite()).any())
         else:
             lost = not torch.equal(converted.to(tensor.dtype), tensor)
+        if lost and not floats[1] and not tensor.isfinite().all():
+            raise PrunerError(
+                f"{what}, and is no number; convert floating tensors only (v.half() if "
+                f"v.is_floating_point() else v), or put a 0 there, which counts batches only"
+            )
         if lost:
             raise PrunerError(f"{what}, which cannot hold its values; convert it before")
 

@@ -504,7 +504,6 @@ def test_a_manifest_that_was_changed_is_damaged(store: ModelStore) -> None:
             "is no manifest of a version",
         ),
         ({"version": "1.1"}, "is the manifest of net pruned 1.1"),
-        ({"author": "me"}, "holds 'author', which is of no manifest of a version"),
     ],
 )
 def test_damaged_manifests(store: ModelStore, change: Any, message: str) -> None:
@@ -521,6 +520,21 @@ def test_damaged_manifests(store: ModelStore, change: Any, message: str) -> None
         store.find("net", "pruned")
     # It is not overwritten either.
     assert stored(store).version == "1.1"
+
+
+@pytest.mark.parametrize("seal", [True, False], ids=["newer", "damaged"])
+def test_unknown_entries_of_manifests(store: ModelStore, seal: bool) -> None:
+    path = stored(store).manifest_path
+    facts = {**json.loads(path.read_text()), "author": "me"}
+    del facts[SEAL]
+    facts["made_with"]["pruners"] = "9.1"
+    path.write_text(json.dumps(sealed(facts) if seal else facts))
+    message = "holds 'author', which is of no manifest of a version" + (
+        f" for pruners {pruners.__version__}; pruners 9.1 wrote it: use that one"
+        if seal
+        else "; restore it from a backup"
+    )
+    assert finding(store) == ("net_pruned_v1.0.json", "damaged", message)
 
 
 def test_orphaned_files(store: ModelStore) -> None:

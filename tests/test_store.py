@@ -651,6 +651,11 @@ def test_a_damaged_archive_is_noticed_by_its_checksums(tmp_path: Path) -> None:
             "holds torch.float64, expected torch.float32, which cannot hold its values; convert",
         ),
         ("1.num_batches_tracked", lambda t: t + 0.5, "expected torch.int64, which cannot hold"),
+        (
+            "1.num_batches_tracked",
+            lambda t: (t + 70_000).half(),
+            "holds torch.float16, expected torch.int64, and is no number; convert floating",
+        ),
         ("1.num_batches_tracked", lambda t: t * 1j, "holds torch.complex64, expected torch.int64;"),
         ("0.weight", lambda t: t.double(), None),
         ("0.weight", lambda t: t.half(), None),
