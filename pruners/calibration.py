@@ -26,11 +26,11 @@ from pruners.measures import OF_ACTIVATIONS, OF_GRADIENTS
 from pruners.notes import Rule
 from pruners.progress import bar
 from pruners.tracing import (
+    UNRECORDED,
     Tape,
     Trace,
     Watch,
     fills,
-    is_unrecorded,
     map_tensors,
     name_of,
     state_tensors,
@@ -175,7 +175,7 @@ class Follower(Watch):  # type: ignore[no-untyped-call]
             raise _another_way(name_of(self.tape.steps[self.at].func), "is not reached")
 
     def step(self, func: Any, rule: Rule | None, args: tuple[Any, ...], kwargs: Any) -> Any:
-        if is_unrecorded(func, args):
+        if name_of(func) in UNRECORDED:
             return func(*args, **kwargs)
         if number := fills(func, self.tape.steps, self.at):
             self.at += number

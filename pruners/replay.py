@@ -35,6 +35,7 @@ from pruners.labels import Labels, Layer, collapse, varies
 from pruners.layers import follow_widths
 from pruners.notes import Rule
 from pruners.tracing import (
+    UNRECORDED,
     BoolMask,
     Example,
     State,
@@ -45,7 +46,6 @@ from pruners.tracing import (
     by_axis,
     fills,
     inputs_of,
-    is_unrecorded,
     map_tensors,
     name_of,
     running,
@@ -341,7 +341,7 @@ class Replay(Watch):  # type: ignore[no-untyped-call]
         return args, func
 
     def step(self, func: Any, rule: Rule | None, args: tuple[Any, ...], kwargs: Any) -> Any:
-        if is_unrecorded(func, args):
+        if name_of(func) in UNRECORDED:
             return func(*args, **kwargs)
         if number := fills(func, self.tape.steps, self.at):
             self.at += number
@@ -600,7 +600,7 @@ class Restricted(Replay):  # type: ignore[no-untyped-call]
     """The full network in lockstep; operators that count channels see the surviving ones."""
 
     def step(self, func: Any, rule: Rule | None, args: tuple[Any, ...], kwargs: Any) -> Any:
-        if is_unrecorded(func, args):
+        if name_of(func) in UNRECORDED:
             return func(*args, **kwargs)
         if number := fills(func, self.tape.steps, self.at):
             self.at += number

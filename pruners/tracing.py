@@ -313,20 +313,8 @@ def running(names: Mapping[int, str]) -> str:
 
 
 # Operators that run or not depending on how a tensor lies in memory, and how a number becomes a
-# tensor, which differs between meta and other devices (`x[:, 0] = 1`).
-_UNRECORDED = frozenset({"contiguous", "scalar_tensor", "lift_fresh"})
-_TO_THE_END = 2**63 - 1
-
-
-def is_unrecorded(func: Any, args: Sequence[Any]) -> bool:
-    """Whether an operator is no step of a run, as it runs or not for reasons beside the network.
-
-    The `:` of `x[:, :2]` is one that PyTorch before 2.9 calls.
-    """
-    name = name_of(func)
-    return name in _UNRECORDED or (
-        name == "slice" and len(args) == 4 and args[2] in (0, None) and args[3] == _TO_THE_END
-    )
+# tensor, which differs between meta and other devices (`x[:, 0] = 1`): no steps of a run.
+UNRECORDED = frozenset({"contiguous", "scalar_tensor", "lift_fresh"})
 
 
 def fills(func: Any, steps: Sequence[Step], at: int) -> int:
@@ -657,7 +645,7 @@ class Tracer(Watch):  # type: ignore[no-untyped-call]
                 if any(x is t for t in tensors) and notes.param(x) is not None:
                     continue
                 x.__dict__[LABELS] = own
-        if is_unrecorded(func, args):
+        if name in UNRECORDED:
             for x in outs:
                 x.__dict__[_STEP] = sources[0] if sources else -1
             return out

@@ -156,7 +156,7 @@ def test_a_name_that_is_unknown_is_refused(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_every_listed_network_of_timm_exists() -> None:
-    timm = pytest.importorskip("timm", "1.0.20", reason="the list is of a newer timm")
+    timm = pytest.importorskip("timm", "1.0.31", reason="the list is of a newer timm")
     from benchmarks.coverage_networks import HYBRID, TIMM
 
     assert set(TIMM + HYBRID) <= set(timm.list_models())
