@@ -35,6 +35,7 @@ from pruners.labels import Labels, Layer, collapse, varies
 from pruners.layers import follow_widths
 from pruners.notes import Rule
 from pruners.tracing import (
+    STEP,
     UNRECORDED,
     BoolMask,
     Example,
@@ -325,27 +326,51 @@ class Replay(Watch):  # type: ignore[no-untyped-call]
         return step
 
     def with_skipped_slices(self, func: Any, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], Any]:
-        """`x[:, :6]` calls no operator, or `alias`, once x has no more than 6 channels."""
+        """`x[:, :6]` calls no operator, or `alias`, once x has no more than 6 channels.
+
+        Raises:
+            DoesNotFitError: what was sliced is no argument of the next operator, as the x of
+                `y[:, :6] = x`, which is copied to where y was sliced.
+        """
+        lost = False
         while self.at < len(self.tape.steps):
             step = self.tape.steps[self.at]
-            if step.func == func or name_of(step.func) != "slice" or not args:
+            if name_of(step.func) != "slice" or not args:
                 break
-            x, dim = args[0], step.args[1] if len(step.args) > 1 else 0
-            if not isinstance(x, Tensor) or x.dim() != len(step.in_shapes[0]):
+            dim = step.args[1] if len(step.args) > 1 else 0
+            if step.func == func and dim == (args[1] if len(args) > 1 else 0):
                 break
-            whole = (x, dim, 0, x.shape[dim])
-            if name_of(func) == "alias":
-                return whole, step.func
             self.at += 1
-            args = (_fix_slice(self, step, step.func, whole, {}), *args[1:])
+            at = next((i for i, x in enumerate(args) if _made_by(x) == step.sources[0]), None)
+            if at is None:
+                lost = True
+                continue
+            whole = (args[at], dim, 0, args[at].shape[dim])
+            if name_of(func) == "alias":
+                self.at -= 1
+                return whole, step.func
+            sliced = self._made(_fix_slice(self, step, step.func, whole, {}))
+            args = (*args[:at], sliced, *args[at + 1 :])
+        if lost:
+            self.next(func)
+            raise DoesNotFitError(self.tape.steps[self.at - 1], "what it reads is not sliced")
         return args, func
+
+    def _made(self, out: Any) -> Any:
+        """What the last step gives; as in the trace, a tensor knows which that was."""
+        for x in [out] if isinstance(out, Tensor) else tensors_in([out]):
+            x.__dict__[STEP] = self.at - 1
+        return out
 
     def step(self, func: Any, rule: Rule | None, args: tuple[Any, ...], kwargs: Any) -> Any:
         if name_of(func) in UNRECORDED:
-            return func(*args, **kwargs)
+            out = func(*args, **kwargs)
+            if isinstance(out, Tensor):
+                out.__dict__[STEP] = _made_by(args[0]) if args else -1
+            return out
         if number := fills(func, self.tape.steps, self.at):
             self.at += number
-            return func(*args, **kwargs)
+            return self._made(func(*args, **kwargs))
         args, func = self.with_skipped_slices(func, args)
         step = self.next(func)
         try:
@@ -363,7 +388,7 @@ class Replay(Watch):  # type: ignore[no-untyped-call]
                 raise DoesNotFitError(
                     step, f"gives shape {tuple(x.shape)} where {tuple(needed)} is left"
                 )
-        return out
+        return self._made(out)
 
     def run(self, step: Step, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         """The operator with its sizes made right."""
@@ -465,6 +490,11 @@ def _fix_shape(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: 
 def _resolved(sizes: Sequence[int], numel: int) -> list[int]:
     known = int(np.prod([n for n in sizes if n != -1]))
     return [numel // max(known, 1) if n == -1 else n for n in sizes]
+
+
+def _made_by(x: Any) -> int | None:
+    """The step that a tensor comes from; -1 for inputs and parameters, None for anything else."""
+    return x.__dict__.get(STEP, -1) if isinstance(x, Tensor) else None
 
 
 def _fix_split(r: Replay, step: Step, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:

@@ -293,7 +293,7 @@ def stand_ins(state: State, meta: bool) -> dict[int, Tensor]:
 
 
 _CALL = nn.Module._call_impl.__code__
-_STEP = "_pruner_step"
+STEP = "_pruner_step"
 """The attribute of a tensor that says which step of the run it came from."""
 
 
@@ -620,7 +620,7 @@ class Tracer(Watch):  # type: ignore[no-untyped-call]
         tensors = tensors_in((*args, *kwargs.values()) if kwargs else args)
         before = [notes.of(x) for x in tensors]
         shapes = [tuple(x.shape) for x in tensors]
-        sources = [x.__dict__.get(_STEP, -1) for x in tensors]
+        sources = [x.__dict__.get(STEP, -1) for x in tensors]
         counted, weights = len(notes.counting), len(notes.weights)
         out = self.result(name, func, args, kwargs)
         outs = [out] if isinstance(out, Tensor) else tensors_in([out])
@@ -647,10 +647,10 @@ class Tracer(Watch):  # type: ignore[no-untyped-call]
                 x.__dict__[LABELS] = own
         if name in UNRECORDED:
             for x in outs:
-                x.__dict__[_STEP] = sources[0] if sources else -1
+                x.__dict__[STEP] = sources[0] if sources else -1
             return out
         for x in outs:
-            x.__dict__[_STEP] = len(self.tape.steps)
+            x.__dict__[STEP] = len(self.tape.steps)
         if not self.tape.sized and self.sizes(func, rule, name, module, args):
             self.tape.sized = True
         self.tape.steps.append(
