@@ -27,11 +27,15 @@ from pruners.dependencies import (
 )
 from pruners.errors import PrunerError, UnsupportedNetworkError
 from pruners.layers import is_weighted, weight_axes
+from pruners.metrics import no_collection
 from pruners.replay import freeze_what_breaks, trace
 from pruners.sizes.plan import refused
 from pruners.tracing import Trace, examples_of, watch
 
 
+# What a trace is made of stays until its end; looking through it for garbage, again and again, is
+# half of the time in networks of a thousand layers.
+@no_collection()
 def analyse(
     model: nn.Module,
     example_inputs: Any,

@@ -192,8 +192,8 @@ def _storages(values: Any) -> Iterator[torch.UntypedStorage]:
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
-    """What refers to itself is freed whenever the collector runs: here, not before the end."""
+def no_collection() -> Iterator[None]:
+    """The collector of garbage waits: what refers to itself is freed after the end, not within."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -215,7 +215,7 @@ def _peak_bytes(model: nn.Module, inputs: tuple[Any, ...], device: str | None) -
     """Most bytes alive at once in one call with copies of every tensor, on `device` or not."""
     inputs = _copied(inputs, device)
     live = LiveBytes(inputs)
-    _call(model, _copies(model, device), inputs, device, [_no_collection(), live])
+    _call(model, _copies(model, device), inputs, device, [no_collection(), live])
     return live.peak
 
 
