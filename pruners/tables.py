@@ -148,6 +148,8 @@ def _also(outcome: Outcome) -> str:
             f"; its layers magnify what float32 rounds to {outcome.float32_error:.1e}, so this "
             f"figure is of float64"
         )
+    if outcome.eval_only:
+        text += f"; in eval mode only, as the given network cannot be trained ({outcome.eval_only})"
     return text
 
 

@@ -368,6 +368,8 @@ class Outcome:
     float32_error: float | None = None
     """The error of the network's own precision, where that is rounding which layers magnify beyond
     the tolerance: `error` and `tolerance` are of the comparison in float64 then."""
+    eval_only: str = ""
+    """Why no step in train mode was taken: the given network itself cannot take one."""
 
     def described(self) -> dict[str, Any]:
         """For manifests: how the network was verified."""
@@ -380,6 +382,8 @@ class Outcome:
             found["random_weights"] = True
         if self.float32_error is not None:
             found["float32_error"] = float(f"{self.float32_error:.1e}")
+        if self.eval_only:
+            found["eval_only"] = self.eval_only
         return found
 
 

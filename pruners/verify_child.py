@@ -309,7 +309,7 @@ def run_case(
             f"the output differs from the oracle by {error:.2e}, more than {case['tolerance']:.0e}"
         )
     if case["trains"]:
-        _train(model.float() if case["in_float64"] else model, data["inputs"])
+        train_step(model.float() if case["in_float64"] else model, data["inputs"])
 
 
 def _module(value: object, factory: str) -> nn.Module:
@@ -354,8 +354,12 @@ def widened(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.is_floating_point() else tensor
 
 
-def _train(model: nn.Module, inputs: Sequence[Any]) -> None:
-    """One step of SGD on a doubled batch: batch norm refuses single values."""
+def train_step(model: nn.Module, inputs: Sequence[Any]) -> None:
+    """One step of SGD on a doubled batch: batch norm refuses single values.
+
+    Raises:
+        MismatchError: something is not finite; any other exception comes from the network.
+    """
     model.train()
     try:
         outputs = model(*[mapped_tensors(value, _doubled) for value in inputs])

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import keyword
 import math
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -28,7 +30,7 @@ from pruners.sizes.rewrites import Rewrites
 from pruners.store import manifest_text, save_bytes, sealed
 from pruners.tracing import map_tensors
 from pruners.verify import Case, Outcome, require, tells, tolerance_for, verify
-from pruners.verify_child import MismatchError, compare, flatten_output, widened
+from pruners.verify_child import MismatchError, compare, flatten_output, train_step, widened
 
 # More than that is no rounding: float64 would not bring it below its own tolerance.
 _MOST_ROUNDING = 1e-2
@@ -47,6 +49,10 @@ class Comparison:
     """Whether the weights are random ones."""
     tolerance: float = 0.0
     in_float64: bool = False
+    float32_error: float | None = None
+    """How far the two are apart in float32, where it is compared in float64."""
+    eval_only: str = ""
+    """Why no step in train mode is taken."""
 
 
 _PRUNING = (
@@ -276,7 +282,7 @@ class Written(ABC):
             tolerance=comparison.tolerance,
             forbidden=_home_of(self.home),
             oracle=comparison.oracle,
-            trains=not self.untrainable,
+            trains=not (self.untrainable or comparison.eval_only),
             in_float64=comparison.in_float64,
         )
 
@@ -300,7 +306,8 @@ class Written(ABC):
         Where the output hardly depends on the input, as in untrained networks in which signals die
         away, the two are compared with random weights through which they pass as well. Where they
         differ in float32, the same weights and inputs are compared in float64: layers that cancel
-        magnify what float32 rounds, while a wrong index is as wrong there.
+        magnify what float32 rounds, while a wrong index is as wrong there. A step in train mode is
+        asked of the generated network only if the given one can take it.
 
         Raises:
             VerificationError: the two are not equal.
@@ -311,23 +318,29 @@ class Written(ABC):
         """The worst of all comparisons, made by `ask`; VerificationError where one fails."""
         comparisons = self._comparisons()
         outcomes = ask(comparisons)
-        again = {
-            i: wide
-            for i, (comparison, outcome) in enumerate(zip(comparisons, outcomes, strict=True))
-            if outcome.tolerance < outcome.error < _MOST_ROUNDING
-            and (wide := self._in_float64(comparison)) is not None
-        }
-        for i, outcome in zip(again, ask([*again.values()]), strict=True):
-            # What fails there too is told of in the network's own precision.
-            if outcome.ok:
-                outcomes[i] = replace(outcome, float32_error=outcomes[i].error)
+        for second_look in (self._in_float64, self._in_eval_mode):
+            again = {
+                i: other
+                for i, (comparison, outcome) in enumerate(zip(comparisons, outcomes, strict=True))
+                if not outcome.ok and (other := second_look(comparison, outcome)) is not None
+            }
+            for i, outcome in zip(again, ask([*again.values()]), strict=True):
+                # What fails then, too, is told of as it was at first.
+                if outcome.error <= outcome.tolerance:
+                    comparisons[i], outcomes[i] = again[i], outcome
         require(outcomes)
-        worst = max(outcomes, key=lambda outcome: outcome.error / outcome.tolerance)
-        return replace(worst, random_weights=any(c.random for c in comparisons))
+        worst = max(range(len(outcomes)), key=lambda i: outcomes[i].error / outcomes[i].tolerance)
+        return replace(
+            outcomes[worst],
+            random_weights=any(comparison.random for comparison in comparisons),
+            float32_error=comparisons[worst].float32_error,
+            eval_only=next((c.eval_only for c in comparisons if c.eval_only), ""),
+        )
 
-    def _in_float64(self, comparison: Comparison) -> Comparison | None:
-        """The same in float64, for networks in float32; None where it cannot be computed."""
-        if self.precision != torch.float32:
+    def _in_float64(self, comparison: Comparison, outcome: Outcome) -> Comparison | None:
+        """The same in float64, for a network in float32; None where it cannot be computed."""
+        rounded = outcome.tolerance < outcome.error < _MOST_ROUNDING
+        if not rounded or self.precision != torch.float32:
             return None
         try:
             expected = self.oracle_in_float64(comparison.example, comparison.random)
@@ -335,8 +348,30 @@ class Written(ABC):
             return None  # a forward that makes float32 tensors of its own
         if expected is None:
             return None
-        tolerance = tolerance_for(torch.float64)
-        return replace(comparison, expected=expected, tolerance=tolerance, in_float64=True)
+        return replace(
+            comparison,
+            expected=expected,
+            tolerance=tolerance_for(torch.float64),
+            in_float64=True,
+            float32_error=outcome.error,
+        )
+
+    def _in_eval_mode(self, comparison: Comparison, outcome: Outcome) -> Comparison | None:
+        """The same without the step in train mode, where the given network cannot take one."""
+        if not outcome.error <= outcome.tolerance or not self._no_training:
+            return None
+        return replace(comparison, eval_only=self._no_training)
+
+    @cached_property
+    def _no_training(self) -> str:
+        """Why the given network cannot take a step in train mode; empty where it can."""
+        for example in self.examples:
+            try:
+                with torch.random.fork_rng(devices=[]):
+                    train_step(copy.deepcopy(self.given).cpu(), map_tensors(example, Tensor.cpu))
+            except Exception as error:
+                return shorten(f"{type(error).__name__}: {error}", 160, placeholder=" ...")
+        return ""
 
     def compared(self) -> Outcome:
         """As `verified`, but in this process and in eval mode only.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from models.cifar.resnet import ResNet
 from pruners import prune, write_source
 from pruners.errors import VerificationError
-from pruners.verify import require, tells, verify, with_telling_state
+from pruners.verify import Case, Outcome, require, tells, verify, with_telling_state
 from pruners.weight_transfer import transfer
 from pruners.written import Comparison
 
@@ -92,6 +92,42 @@ def test_the_tolerance_is_that_of_the_lowest_precision() -> None:
     assert result.precision is torch.float32
     assert result.verified().tolerance == 1e-5
     assert prune(ResNet(20).double().eval(), x.repeat(1, 1, 2, 2), 40).precision is torch.float64
+
+
+class Overwrites(nn.Module):
+    """Writes over what its own backward pass reads, as FasterNet does for inference."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3)
+        self.part = nn.Conv2d(4, 4, 3, padding=1)
+        self.fc = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x)).clone()
+        x[:, :4] = self.part(x[:, :4])
+        return self.fc(x.mean((2, 3)))
+
+
+def test_what_cannot_be_trained_itself_is_compared_in_eval_mode() -> None:
+    model = with_telling_state(Overwrites()).eval()
+    x = torch.randn(2, 3, 8, 8)
+    for result in (prune(model, x, 40), write_source(model, x)):
+        outcome = result.verified()
+        assert outcome.ok
+        assert outcome.eval_only.startswith("RuntimeError: one of the variables needed for")
+        assert outcome.described()["eval_only"] == outcome.eval_only
+        assert not result.compared().eval_only
+
+
+def test_what_can_be_trained_must_be_trainable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(cases: list[Case]) -> list[Outcome]:
+        return [Outcome(c.name, False, 0.0, "boom", c.oracle, c.tolerance) for c in cases]
+
+    monkeypatch.setattr("pruners.written.verify", failing)
+    model = with_telling_state(ResNet(20)).eval()
+    with pytest.raises(VerificationError, match="boom"):
+        prune(model, torch.randn(2, 3, 16, 16), 50).verified()
 
 
 class Cancels(nn.Module):
