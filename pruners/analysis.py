@@ -31,6 +31,7 @@ from pruners.metrics import no_collection
 from pruners.replay import freeze_what_breaks, trace
 from pruners.sizes.plan import refused
 from pruners.tracing import Trace, examples_of, watch
+from pruners.transformer_layers import couple_alike
 
 
 # What a trace is made of stays until its end; looking through it for garbage, again and again, is
@@ -67,6 +68,7 @@ def analyse(
     for path in sorted(match_layers(ignore, weighted)):
         graph.freeze(weight_axes(path, weighted[path])[0], "--ignore")
     _keep_skipped(model, graph)
+    couple_alike(model, graph)
     if exact_only:
         for axis, positions, because in graph.renormalisations():
             graph.freeze(axis, f"--exact-only: {because} counts channels", positions)

@@ -28,6 +28,7 @@ from pruners.expressions import (
     Reference,
     is_writable,
 )
+from pruners.transformer_layers import arguments_of
 
 NN = "from torch import nn"
 
@@ -35,6 +36,7 @@ NN = "from torch import nn"
 WIDTHS = frozenset(
     {"in_channels", "out_channels", "num_features", "in_features", "out_features", "num_channels"}
     | {"normalized_shape", "num_parameters", "embed_dim", "input_size", "hidden_size", "groups"}
+    | {"d_model", "dim_feedforward"}
 )
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
 # Arguments that only say in another way what others say, and are not kept.
@@ -49,7 +51,7 @@ def nn_reference(cls: type) -> Reference:
 
 
 def write_layer(layer: nn.Module, base: type | None = None) -> Call:
-    """Any layer of torch.nn without children.
+    """Any layer of torch.nn without children, and its transformers.
 
     Args:
         base: the class whose constructor is called, where it is not the layer's own.
@@ -59,8 +61,14 @@ def write_layer(layer: nn.Module, base: type | None = None) -> Call:
     """
     cls = type(layer) if base is None else base
     arguments = []
+    parts = arguments_of(layer, write_layer) or {}
     for name, parameter in _parameters(cls).items():
-        value = Literal(_simplest(layer, name, _value_of(layer, name, parameter)), name in WIDTHS)
+        found = parts[name] if name in parts else _value_of(layer, name, parameter)
+        value = (
+            found
+            if isinstance(found, Call)
+            else Literal(_simplest(layer, name, found), name in WIDTHS)
+        )
         required = parameter.default is inspect.Parameter.empty
         arguments.append(
             Argument(
