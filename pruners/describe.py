@@ -146,6 +146,14 @@ def _is_plain(call: Call) -> bool:
 @cache
 def _parameters(cls: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     parameters = list(inspect.signature(cls).parameters.values())
+    if cls in (nn.RNN, nn.LSTM, nn.GRU):
+        # Theirs are those of the class that they derive from, and one that RNN alone has.
+        idle = {"mode"} if cls is nn.LSTM else {"mode", "proj_size"}
+        base = inspect.signature(nn.RNNBase).parameters.values()
+        parameters = [p for p in base if p.name not in idle]
+    if cls is nn.RNN:
+        kind = inspect.Parameter.KEYWORD_ONLY
+        parameters.append(inspect.Parameter("nonlinearity", kind, default="tanh"))
     return {
         p.name: p
         for p in parameters

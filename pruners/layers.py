@@ -193,6 +193,9 @@ def widths(module: nn.Module, runs: bool = False) -> dict[str, Any]:
         alone = module.num_groups == full and not runs
         groups = weight.shape[0] if alone else module.num_groups
         return {"num_channels": weight.shape[0], "num_groups": groups}
+    reads = module._parameters.get("weight_ih_l0")
+    if isinstance(module, nn.RNNBase) and reads is not None:
+        return {"input_size": reads.shape[1]}
     if isinstance(module, nn.Embedding) and weight is not None:
         return {"num_embeddings": weight.shape[0], "embedding_dim": weight.shape[1]}
     if isinstance(module, nn.PReLU) and weight is not None:

@@ -113,9 +113,10 @@ RULES: dict[str, Rule] = _table(
         reduction.group_norm: "group_norm",
         reduction.local_response_norm: "local_response_norm",
         reduction.weight_norm: "_weight_norm _weight_norm_interface",
+        contraction.recurrent: "lstm gru rnn_tanh rnn_relu",
         # known, and left alone
         movement.frozen: (
-            "lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell bilinear"
+            "lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell bilinear"
             " nonzero _unique2 index_put index_put_ scatter scatter_ scatter_add scatter_add_"
             " masked_select _local_scalar_dense item bincount multi_margin_loss"
         ),
@@ -125,7 +126,7 @@ RULES: dict[str, Rule] = _table(
 
 SIZE_FREE = frozenset(
     {
-        *(movement.same, movement.cat, contraction.linear),
+        *(movement.same, movement.cat, contraction.linear, contraction.recurrent),
         *(pointwise.pointwise, pointwise.in_place, pointwise.prelu),
         *(reduction.total, reduction.statistic, reduction.softmax, reduction.batch_norm),
         *(RULES[f"max_pool{spatial}d"] for spatial in (1, 2, 3)),

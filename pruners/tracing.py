@@ -38,6 +38,7 @@ from pruners.channel_graph import Axis, ChannelGraph, Coupling, Indices, Unknown
 from pruners.components import components
 from pruners.errors import UnsupportedNetworkError
 from pruners.labels import LABELS, NONE, Labels, Layer, collapse, settle, varies
+from pruners.layers import widths
 from pruners.notes import Notes, Param, Rule, Weight
 from pruners.readers import Readers, reading
 from pruners.rules import contraction, reduction, silence
@@ -268,6 +269,11 @@ def swap_tensors(modules: Sequence[nn.Module], replacement: Mapping[int, Tensor]
             for name, tensor in tensors.items():
                 if tensor is not None and id(tensor) in replacement:
                     tensors[name] = replacement[id(tensor)]  # type: ignore[assignment]
+        if isinstance(module, nn.RNNBase):
+            # It computes with a list of its own, and checks what it is given by a number.
+            names = module._flat_weights_names
+            module.__dict__["_flat_weights"] = [module._parameters[name] for name in names]
+            module.__dict__.update(widths(module))
 
 
 def stand_ins(state: State, meta: bool) -> dict[int, Tensor]:

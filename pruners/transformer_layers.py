@@ -120,8 +120,9 @@ def _of_transformer(whole: nn.Transformer, describe: Callable[[nn.Module], Call]
 
 
 def _stacks(whole: nn.Transformer) -> Iterator[Stack]:
-    for name, cls in zip(("encoder", "decoder"), _STACKS, strict=True):
-        stack: Any = getattr(whole, name)
+    kinds: tuple[Any, ...] = _STACKS
+    for name, cls in zip(("encoder", "decoder"), kinds, strict=True):
+        stack = getattr(whole, name)
         if type(stack) is not cls or not len(stack.layers):
             raise _unlike(whole, f"custom_{name}", [type(stack).__name__])
         yield stack

@@ -94,6 +94,26 @@ def linear(n: Notes, call: Call) -> Labels:
     return tuple(result)
 
 
+def recurrent(n: Notes, call: Call) -> Labels:
+    """`lstm`, `gru`, `rnn`: the first layer reads features as a Linear does, everything else stays.
+
+    Its weights stand in one list: w_ih, w_hh and what else there is, of one layer and direction
+    after the other. Of packed sequences, whose weights come later, nothing goes.
+    """
+    x, weights = call.args[0], call.args[2]
+    read: set[int] = set()
+    if call.func._overloadname == "input":
+        directions = 2 if call.args[7] else 1
+        each = len(weights) // (call.args[4] * directions)
+        for weight in weights[: each * directions : each]:
+            n.meet(n.channels(x, -1), n.channels(weight, 1), _READS)
+            read |= {id(x), id(weight)}
+    for tensor in call.tensors():
+        for layer in n.others(tensor, -1) if id(tensor) in read else n.of(tensor):
+            n.freeze(layer, "is kept whole by this operator")
+    return NONE
+
+
 def matmul(n: Notes, call: Call) -> Labels:
     return product(n, call.args[0], call.args[1], call.out.shape)
 
