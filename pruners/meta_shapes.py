@@ -70,6 +70,25 @@ def output_shape(name: str, call_args: tuple[Any, ...]) -> Sequence[int] | None:
     return None
 
 
+RECURRENT = frozenset(words("lstm gru rnn_tanh rnn_relu"))
+"""Operators with several results, which a kernel would compute step by step."""
+
+
+def recurrent_shapes(call_args: tuple[Any, ...]) -> list[Sequence[int]] | None:
+    """The shapes of the output and the last states; None for packed sequences, and where the first
+    layer does not read as many features as there are."""
+    x, states = call_args[0], call_args[1]
+    states = [states] if isinstance(states, Tensor) else states
+    packed = not isinstance(call_args[2], (list, tuple)) or not isinstance(call_args[4], int)
+    if packed or isinstance(call_args[4], bool) or x.dim() != 3:
+        return None
+    if call_args[2][0].shape[1] != x.shape[-1]:
+        return None
+    directions = 2 if call_args[7] else 1
+    output = [*x.shape[:2], directions * states[0].shape[-1]]
+    return [output, *(state.shape for state in states)]
+
+
 def agrees(call_args: tuple[Any, ...]) -> bool:
     """Whether the second argument is a number or a tensor of the first one's shape."""
     if len(call_args) < 2 or not isinstance(call_args[1], Tensor):

@@ -165,6 +165,59 @@ def pooled(i: int, c: int, w: int) -> Lines:
     return [], ["x = F.max_pool2d(x, 2, ceil_mode=True)"], c
 
 
+def in_turn(i: int, c: int, w: int) -> Lines:
+    init = [f"self.r{i} = nn.GRU({c}, {w}, batch_first=True)"]
+    forward = [
+        "size = x.shape[2:]",
+        f"x, _ = self.r{i}(x.flatten(2).transpose(1, 2))",
+        "x = x.transpose(1, 2).unflatten(2, size)",
+    ]
+    return init, forward, w
+
+
+def both_ways(i: int, c: int, w: int) -> Lines:
+    init = [f"self.r{i} = nn.LSTM({c}, {w}, bidirectional=True, num_layers=2)"]
+    forward = [
+        "n, _, h, v = x.shape",
+        f"x = self.r{i}(x.flatten(2).permute(2, 0, 1))[0]",
+        f"x = x.permute(1, 2, 0).reshape(n, 2 * {w}, h, v)",
+    ]
+    return init, forward, 2 * w
+
+
+def transformed(i: int, c: int, w: int) -> Lines:
+    init = [
+        f"layer = nn.TransformerEncoderLayer({c}, 1, {w}, activation='gelu', batch_first=True)",
+        f"self.t{i} = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)",
+    ]
+    forward = [
+        "size = x.shape[2:]",
+        f"x = self.t{i}(x.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, size)",
+    ]
+    return init, forward, c
+
+
+def partly(i: int, c: int, w: int) -> Lines:
+    init = [f"self.a{i} = nn.Conv2d({c}, {w}, 1)", f"self.b{i} = nn.Conv2d(2, 2, 3, padding=1)"]
+    forward = [
+        f"x = torch.relu(self.a{i}(x)).clone()",
+        f"x[:, :2] = self.b{i}(x[:, :2].clone())",
+    ]
+    return init, forward, w
+
+
+def shifted(i: int, c: int, w: int) -> Lines:
+    init = [f"self.a{i} = nn.Conv2d({c}, {w}, 1)"]
+    forward = [
+        f"x = self.a{i}(x)",
+        "y = torch.zeros_like(x)",
+        "y[:, :2, 1:] = x[:, :2, :-1]",
+        "y[:, 2:] = x[:, 2:]",
+        "x = y",
+    ]
+    return init, forward, w
+
+
 MORE_BLOCKS: tuple[Block, ...] = (
     one_dimensional,
     three_dimensional,
@@ -183,6 +236,11 @@ MORE_BLOCKS: tuple[Block, ...] = (
     rolled,
     listed,
     pooled,
+    in_turn,
+    both_ways,
+    transformed,
+    partly,
+    shifted,
 )
 
 _BLOCKS: dict[str, Block] = {block.__name__: block for block in (*BLOCKS, *MORE_BLOCKS)}
