@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from pruners import meta_shapes
 from pruners.errors import PrunerError
 
 
@@ -114,14 +115,29 @@ def _of_one_example(
     return total // batch
 
 
-class WithoutNorms(TorchFunctionMode):
-    """Passes over batch norms: they count nothing, and take most of the time on meta tensors."""
+class Shortened(TorchFunctionMode):
+    """Passes over what takes most of the time on meta tensors.
+
+    Batch norms count nothing. Recurrent layers apply every matrix once a step; their kernels are
+    taken apart into operators of single steps.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+        """Of the recurrent layers."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         if func is torch.nn.functional.batch_norm or func is torch.batch_norm:
             return args[0]
+        if getattr(func, "__name__", "") in meta_shapes.RECURRENT:
+            shapes = meta_shapes.recurrent_shapes(args)
+            if shapes is not None and args[0].is_meta:
+                steps = args[0].shape[:2].numel()
+                self.flops += 2 * steps * sum(w.numel() for w in args[2] if w.dim() == 2)
+                return tuple(torch.empty(s, dtype=args[0].dtype, device="meta") for s in shapes)
         return func(*args, **(kwargs or {}))
 
 
@@ -206,9 +222,10 @@ def no_collection() -> Iterator[None]:
 def _flops(model: nn.Module, inputs: tuple[Any, ...], device: str | None) -> int:
     """Flops of one call with copies of every tensor, on `device` or where they are."""
     counter = FlopCounterMode(display=False)
-    idle = [WithoutNorms()] if device == "meta" else []
-    _call(model, _copies(model, device), _copied(inputs, device), device, [counter, *idle])
-    return int(counter.get_total_flops())
+    shortened = Shortened()
+    short = [shortened] if device == "meta" else []
+    _call(model, _copies(model, device), _copied(inputs, device), device, [counter, *short])
+    return int(counter.get_total_flops()) + shortened.flops
 
 
 def _peak_bytes(model: nn.Module, inputs: tuple[Any, ...], device: str | None) -> int:

@@ -10,7 +10,7 @@ from helpers import image
 from oracle import silenced
 from torch import Tensor, nn
 
-from pruners import prune
+from pruners import metrics, prune
 from pruners.verify import with_telling_state
 
 X = image(2, 1, 8, 12).double()
@@ -95,3 +95,17 @@ def test_packed_sequences_keep_their_features() -> None:
     because = result.report.kept_because["reader.conv"]
     assert because == "meets an operator without a rule (reader: _pack_padded_sequence)"
     assert result.verified().error < 1e-12
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_multiply_accumulates_are_those_of_every_step(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rnn, width, _ = CASES[name]
+    model = Reader(rnn, width).double()
+    short = metrics.count_macs(model, X)
+    matrices = sum(w.numel() for w in rnn.parameters() if w.dim() == 2)
+    assert short == 24 * 8 * 3 * 12 + 12 * matrices + 12 * 5 * width
+    # torch's own count, of the operators that a kernel for meta tensors is made of.
+    monkeypatch.setattr("pruners.meta_shapes.RECURRENT", frozenset())
+    assert metrics.count_macs(model, X) == short
