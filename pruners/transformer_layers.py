@@ -90,16 +90,16 @@ def _activation(layer: Layer, describe: Callable[[nn.Module], Call]) -> Any:
         # The constructor takes the names of these two.
         return F.relu if activation is F.relu else "gelu"
     if isinstance(activation, nn.Module):
-        return describe(activation)
+        return _described(layer, "activation", activation, describe)
     raise _unlike(layer, "activation", [getattr(activation, "__name__", repr(activation))])
 
 
 def _of_stack(stack: Stack, describe: Callable[[nn.Module], Call]) -> dict[str, Any]:
     name = "encoder_layer" if isinstance(stack, nn.TransformerEncoder) else "decoder_layer"
     found: dict[str, Any] = {
-        name: _one(stack, name, [describe(layer) for layer in stack.layers]),
+        name: _one(stack, name, [_described(stack, name, m, describe) for m in stack.layers]),
         "num_layers": len(stack.layers),
-        "norm": None if stack.norm is None else describe(stack.norm),
+        "norm": None if stack.norm is None else _described(stack, "norm", stack.norm, describe),
     }
     if isinstance(stack, nn.TransformerEncoder):
         found["enable_nested_tensor"] = stack.enable_nested_tensor
@@ -126,6 +126,16 @@ def _stacks(whole: nn.Transformer) -> Iterator[Stack]:
         if type(stack) is not cls or not len(stack.layers):
             raise _unlike(whole, f"custom_{name}", [type(stack).__name__])
         yield stack
+
+
+def _described(
+    module: nn.Module, name: str, part: nn.Module, describe: Callable[[nn.Module], Call]
+) -> Call:
+    """The expression of a part that is a layer of torch; a class of somebody else's has no place in
+    one call."""
+    if not type(part).__module__.startswith("torch.nn."):
+        raise _unlike(module, name, [type(part).__name__])
+    return describe(part)
 
 
 def _one(module: nn.Module, name: str, values: list[Any]) -> Any:

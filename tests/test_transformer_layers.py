@@ -95,6 +95,15 @@ def test_layers_of_a_stack_lose_the_same_channels() -> None:
     assert one.tolist() == other.tolist()
 
 
+class Own(nn.TransformerEncoderLayer):
+    """Somebody else's."""
+
+
+class Swish(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x.sigmoid()
+
+
 def changed(encoder: nn.Module, name: str, value: object) -> nn.Module:
     path, _, attribute = name.rpartition(".")
     setattr(encoder.get_submodule(path), attribute, value)
@@ -122,8 +131,13 @@ def changed(encoder: nn.Module, name: str, value: object) -> nn.Module:
             nn.Transformer(16, 4, 1, 1, 32, custom_encoder=nn.Identity()),
             r"Transformer: argument custom_encoder .* \(Identity\)",
         ),
+        (
+            nn.TransformerEncoder(Own(16, 4), 2, enable_nested_tensor=False),
+            r"argument encoder_layer .* \(Own\); expected",
+        ),
+        (layer(activation=Swish()), r"argument activation .* \(Swish\); expected"),
     ],
-    ids=["dropout", "activation", "parts of a layer", "layers", "custom"],
+    ids=["dropout", "activation", "parts of a layer", "layers", "custom", "own", "own activation"],
 )
 def test_what_no_arguments_make_is_refused(module: nn.Module, message: str) -> None:
     with pytest.raises(WriterError, match=message):
