@@ -26,6 +26,7 @@ from pruners.store import commit
 
 TITLES = {
     "bench_peers": "Which networks come out right",
+    "bench_idioms": "Networks in the words of their users",
     "bench_tracing": "Time",
     "bench_memory": "Memory",
     "bench_results": "What comes out, at equal percent",

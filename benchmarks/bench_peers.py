@@ -20,10 +20,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.coverage_networks import build, torchvision_networks
-from benchmarks.peers import Tool, Verdict, distinct, judged, limit_memory, tools
+from benchmarks.peers import Inputs, Tool, Verdict, distinct, judged, limit_memory, tools
 
 SHARE = 0.5
 LIMIT_S = 120
@@ -36,7 +36,7 @@ class OutOfTimeError(BaseException):
     """A tool took longer than `LIMIT_S`; no `Exception`, which a tool might swallow."""
 
 
-def limited(model: nn.Module, x: Tensor, tool: Tool) -> Verdict:
+def limited(model: nn.Module, x: Inputs, tool: Tool) -> Verdict:
     """The verdict, or that there was no time for it."""
 
     def stop(*_: object) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -27,7 +27,8 @@ from pruners.tracing import nested_tensors
 from pruners.verify import expected_outputs
 from pruners.verify_child import MismatchError, compare, flatten_output
 
-Tool = Callable[[nn.Module, Tensor, float], nn.Module]
+Inputs = Tensor | tuple[Tensor, ...]
+Tool = Callable[[nn.Module, Inputs, float], nn.Module]
 
 CLASSES = 1000
 """As many outputs has the last layer of every network here."""
@@ -37,7 +38,7 @@ TOLERANCE = 1e-9
 """Relative, in float64: rounding makes 1e-13 at most, a wrong index 1e-3 at least."""
 
 
-def ours(model: nn.Module, x: Tensor, share: float) -> nn.Module:
+def ours(model: nn.Module, x: Inputs, share: float) -> nn.Module:
     """Source, import and all: the network that a user gets.
 
     The share is of the parameters; less where the network has not so much that could go.
@@ -52,18 +53,30 @@ def ours(model: nn.Module, x: Tensor, share: float) -> nn.Module:
     raise last
 
 
-def torch_pruning(model: nn.Module, x: Tensor, share: float, **options: object) -> nn.Module:
+def torch_pruning(model: nn.Module, x: Inputs, share: float, **options: object) -> nn.Module:
     """`BasePruner` with the L1 norm, as its README shows."""
     return torch_pruning_step(model, x, share, **options)()
 
 
 def torch_pruning_step(
-    model: nn.Module, x: Tensor, share: float, **options: object
+    model: nn.Module,
+    x: Inputs,
+    share: float,
+    ends: Sequence[str] | None = None,
+    **options: object,
 ) -> Callable[[], nn.Module]:
-    """What is left to do once the network has been copied."""
+    """What is left to do once the network has been copied.
+
+    Args:
+        ends: the layers that make the output; by default those as wide as there are classes.
+    """
     import torch_pruning as tp
 
     fresh = copy.deepcopy(model)
+    if ends is None:
+        last = [layer for _, layer in layers(fresh) if _width(layer) == CLASSES]
+    else:
+        last = [fresh.get_submodule(name) for name in ends]
 
     def step() -> nn.Module:
         tp.pruner.BasePruner(
@@ -71,7 +84,7 @@ def torch_pruning_step(
             x,
             tp.importance.GroupMagnitudeImportance(p=1),
             pruning_ratio=share,
-            ignored_layers=[layer for _, layer in layers(fresh) if _width(layer) == CLASSES],
+            ignored_layers=last,
             **options,
         ).step()
         return fresh
@@ -79,7 +92,7 @@ def torch_pruning_step(
     return step
 
 
-def torch_ao(model: nn.Module, x: Tensor, share: float) -> nn.Module:
+def torch_ao(model: nn.Module, x: Inputs, share: float) -> nn.Module:
     """`SaliencyPruner` of `torch.ao.pruning`, on every layer that it could take."""
     from torch.ao.pruning._experimental.pruner import SaliencyPruner
 
@@ -96,7 +109,7 @@ def torch_ao(model: nn.Module, x: Tensor, share: float) -> nn.Module:
     return pruner.prune()
 
 
-def nni(model: nn.Module, x: Tensor, share: float) -> nn.Module:
+def nni(model: nn.Module, x: Inputs, share: float) -> nn.Module:
     """`L1NormPruner` and `ModelSpeedup`."""
     from nni.compression.pruning import L1NormPruner
     from nni.compression.speedup import ModelSpeedup
@@ -155,7 +168,7 @@ class Verdict:
         return f"{self.word} {self.error:.0e}" if self.word in ("equal", "differs") else self.word
 
 
-def judged(model: nn.Module, x: Tensor, tool: Tool, share: float) -> Verdict:
+def judged(model: nn.Module, x: Inputs, tool: Tool, share: float) -> Verdict:
     """What the tool makes of the network: run, compared with the masked original, trained.
 
     Args:
@@ -167,7 +180,7 @@ def judged(model: nn.Module, x: Tensor, tool: Tool, share: float) -> Verdict:
         return Verdict(f"fails: {short(error)}")
     try:
         with torch.no_grad():
-            found = slim(x)
+            found = slim(*_copies(x))
     except Exception as error:
         return Verdict(f"does not run: {short(error)}")
     if count_parameters(slim) == count_parameters(model):
@@ -180,7 +193,8 @@ def judged(model: nn.Module, x: Tensor, tool: Tool, share: float) -> Verdict:
     if not error < TOLERANCE:
         return Verdict("differs", error)
     try:
-        sum(y.sum() for y in nested_tensors(slim.train()(torch.cat([x, x])))).backward()
+        twice = (torch.cat([each, each]) for each in _copies(x))
+        sum(y.sum() for y in nested_tensors(slim.train()(*twice)) if y.requires_grad).backward()
     except Exception as failure:
         return Verdict(f"does not train: {short(failure)}")
     return Verdict("equal", error)
@@ -230,16 +244,21 @@ def _places(name: str, full: Tensor, slim: Tensor) -> tuple[Indices, ...]:
     return tuple(places)
 
 
-def _expected(model: nn.Module, kept: Kept, x: Tensor) -> Iterator[object]:
+def _expected(model: nn.Module, kept: Kept, x: Inputs) -> Iterator[object]:
     """The original with the removed channels silenced; then with operators that count restricted.
 
     Which of the two a network of norms over channels should equal, a tool may choose.
     """
-    yield expected_outputs(model, kept, (x,))
+    yield expected_outputs(model, kept, _copies(x))
     try:
         yield restricted(model, trace(model, x, rewritable=True), kept)
     except (PrunerError, RuntimeError):
         return
+
+
+def _copies(x: Inputs) -> tuple[Tensor, ...]:
+    """A network may write into its input."""
+    return tuple(each.clone() for each in (x if isinstance(x, tuple) else (x,)))
 
 
 def _difference(ours: object, theirs: object) -> float:

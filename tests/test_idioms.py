@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pruners import PruningResult, prune
 from pruners.loading import class_from_file
@@ -115,7 +115,8 @@ STAYS: dict[str, dict[str, str]] = {
 """By network and layer, where the reason is not a usual one."""
 
 
-def pruned(file: str, name: str) -> PruningResult:
+def network(file: str, name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """The network in float64, with weights that let signals pass, and its inputs."""
     generator = torch.Generator().manual_seed(0)
     inputs: list[Tensor] = []
     for shape in NETWORKS[file][name]:
@@ -123,10 +124,13 @@ def pruned(file: str, name: str) -> PruningResult:
         inputs.append(random if len(shape) > 1 else torch.arange(3, 3 + shape[0]))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = class_from_file(FOLDER / f"{file}.py", name)()
-    model = with_telling_state(network.double()).eval()
+        made = class_from_file(FOLDER / f"{file}.py", name)()
+    return with_telling_state(made.double()).eval(), tuple(inputs)
+
+
+def pruned(file: str, name: str) -> PruningResult:
     percent = PERCENT.get(name, 40)
-    return prune(model, tuple(inputs), percent, name=f"{name.lower()}_{percent}")
+    return prune(*network(file, name), percent, name=f"{name.lower()}_{percent}")
 
 
 @pytest.mark.parametrize("file", NETWORKS)
