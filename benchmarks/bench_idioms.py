@@ -10,7 +10,6 @@ the output, as far as there are such.
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from importlib.metadata import version
 
 import torch
 
-from benchmarks.bench_peers import limited
+from benchmarks.bench_peers import compare_tools, print_totals
 from benchmarks.peers import Tool, distinct, layers, limit_memory, ours, torch_pruning
 from pruners.analysis import analyse
 from pruners.layers import weight_axes
@@ -57,15 +56,9 @@ def main(names: Sequence[str]) -> None:
                 theirs: partial(torch_pruning, ends=ends(model, x)),
             }
             count += 1
-            print(name)
-            for title, tool in tools.items():
-                verdict = limited(model, x, tool)
-                good[title] += verdict.good
-                print(f"    {title:22}{verdict}", flush=True)
-                gc.collect()
+            good.update(compare_tools(name, model, x, tools))
     print(f"\nequal to the original, of {count} networks:")
-    for title in ("pruners", theirs):
-        print(f"    {title:22}{good[title]:4}")
+    print_totals(("pruners", theirs), good)
 
 
 if __name__ == "__main__":

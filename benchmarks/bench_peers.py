@@ -17,7 +17,7 @@ import gc
 import signal
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -52,6 +52,24 @@ def limited(model: nn.Module, x: Inputs, tool: Tool) -> Verdict:
         signal.alarm(0)
 
 
+def compare_tools(name: str, model: nn.Module, x: Inputs, known: Mapping[str, Tool]) -> list[str]:
+    """Print what every tool makes of a network; those that get it right."""
+    print(name)
+    good = []
+    for title, tool in known.items():
+        verdict = limited(model, x, tool)
+        if verdict.good:
+            good.append(title)
+        print(f"    {title:22}{verdict}", flush=True)
+        gc.collect()
+    return good
+
+
+def print_totals(titles: Iterable[str], good: Mapping[str, int]) -> None:
+    for title in titles:
+        print(f"    {title:22}{good[title]:4}")
+
+
 def main(names: Sequence[str]) -> None:
     torch.set_num_threads(1)
     limit_memory()
@@ -66,15 +84,9 @@ def main(names: Sequence[str]) -> None:
             continue
         model, x = distinct(model), x.double()
         count += 1
-        print(name)
-        for title, tool in known.items():
-            verdict = limited(model, x, tool)
-            good[title] += verdict.good
-            print(f"    {title:22}{verdict}", flush=True)
-            gc.collect()
+        good.update(compare_tools(name, model, x, known))
     print(f"\nequal to the masked original, of {count} networks:")
-    for title in known:
-        print(f"    {title:22}{good[title]:4}")
+    print_totals(known, good)
     if left_out:
         print(f"left out, above {LARGEST // 10**6} M parameters: {', '.join(left_out)}")
 

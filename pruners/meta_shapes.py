@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pruners.calls import words
@@ -74,9 +75,9 @@ RECURRENT = frozenset(words("lstm gru rnn_tanh rnn_relu"))
 """Operators with several results, which a kernel would compute step by step."""
 
 
-def recurrent_shapes(call_args: tuple[Any, ...]) -> list[Sequence[int]] | None:
-    """The shapes of the output and the last states; None for packed sequences, and where the first
-    layer does not read as many features as there are."""
+def recurrent_result(call_args: tuple[Any, ...]) -> tuple[Tensor, ...] | None:
+    """The output and the last states, on meta; None for packed sequences, and where the first layer
+    does not read as many features as there are."""
     x, states = call_args[0], call_args[1]
     states = [states] if isinstance(states, Tensor) else states
     packed = not isinstance(call_args[2], (list, tuple)) or not isinstance(call_args[4], int)
@@ -86,7 +87,8 @@ def recurrent_shapes(call_args: tuple[Any, ...]) -> list[Sequence[int]] | None:
         return None
     directions = 2 if call_args[7] else 1
     output = [*x.shape[:2], directions * states[0].shape[-1]]
-    return [output, *(state.shape for state in states)]
+    shapes = [output, *(state.shape for state in states)]
+    return tuple(torch.empty(shape, dtype=x.dtype, device="meta") for shape in shapes)
 
 
 def agrees(call_args: tuple[Any, ...]) -> bool:

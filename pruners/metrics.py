@@ -133,11 +133,11 @@ class Shortened(TorchFunctionMode):
         if func is torch.nn.functional.batch_norm or func is torch.batch_norm:
             return args[0]
         if getattr(func, "__name__", "") in meta_shapes.RECURRENT:
-            shapes = meta_shapes.recurrent_shapes(args)
-            if shapes is not None and args[0].is_meta:
+            outputs = meta_shapes.recurrent_result(args)
+            if outputs is not None and args[0].is_meta:
                 steps = args[0].shape[:2].numel()
                 self.flops += 2 * steps * sum(w.numel() for w in args[2] if w.dim() == 2)
-                return tuple(torch.empty(s, dtype=args[0].dtype, device="meta") for s in shapes)
+                return outputs
         return func(*args, **(kwargs or {}))
 
 

@@ -340,15 +340,14 @@ class Replay(Watch):  # type: ignore[no-untyped-call]
             dim = step.args[1] if len(step.args) > 1 else 0
             if step.func == func and dim == (args[1] if len(args) > 1 else 0):
                 break
-            self.at += 1
             at = next((i for i, x in enumerate(args) if _made_by(x) == step.sources[0]), None)
+            if at is not None and name_of(func) == "alias":
+                return (args[at], dim, 0, args[at].shape[dim]), step.func
+            self.at += 1
             if at is None:
                 lost = True
                 continue
             whole = (args[at], dim, 0, args[at].shape[dim])
-            if name_of(func) == "alias":
-                self.at -= 1
-                return whole, step.func
             sliced = self._made(_fix_slice(self, step, step.func, whole, {}))
             args = (*args[:at], sliced, *args[at + 1 :])
         if lost:

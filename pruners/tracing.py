@@ -363,9 +363,9 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if name in meta_shapes.IN_PLACE and meta_shapes.agrees(args):
                 return x
             if name in meta_shapes.RECURRENT:
-                shapes = meta_shapes.recurrent_shapes(args)
-                if shapes is not None:
-                    return tuple(torch.empty(s, dtype=x.dtype, device="meta") for s in shapes)
+                outputs = meta_shapes.recurrent_result(args)
+                if outputs is not None:
+                    return outputs
             shape = meta_shapes.output_shape(name, args)
             if shape is not None and x.is_contiguous():
                 return torch.empty(shape, dtype=x.dtype, device="meta")

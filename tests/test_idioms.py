@@ -95,13 +95,13 @@ USUAL = (
     "has the width that nn.MultiheadAttention checks",
 )
 NO_WEIGHT = "meets a tensor of its width that no weight produces"
-FROM_A_MEAN = "reads an input of the network or a constant"
+NO_LABEL = "reads an input of the network or a constant"
 STAYS: dict[str, dict[str, str]] = {
     "Att": {"c3": "is convolved over (eca.conv: conv1d)"},
     # What comes out of a view that puts bands of frequencies beside channels has no label.
-    "BCResNet": {f"b.{i}.f1.0": f"{FROM_A_MEAN} (b.{i}.f1.0: conv2d)" for i in range(3)},
+    "BCResNet": {f"b.{i}.f1.0": f"{NO_LABEL} (b.{i}.f1.0: conv2d)" for i in range(3)},
     # The examples are the groups of a convolution whose kernels are computed.
-    "Cond": {"a": f"{FROM_A_MEAN} (b: conv2d)"},
+    "Cond": {"a": f"{NO_LABEL} (b: conv2d)"},
     "NAFNet": {"end": f"{NO_WEIGHT} (add)"},
     "PointNet": {
         "c1": f"{NO_WEIGHT} (ft: add)",
